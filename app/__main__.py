@@ -1,0 +1,82 @@
+"""`python -m app`: the whole service on one machine: queue, worker and API."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import socket
+import sys
+from pathlib import Path
+from typing import IO
+
+from pydantic_settings import CliApp
+
+from app.embedded import EmbeddedQueue, NoServer
+from app.settings import Settings
+from app.supervisor import Child, Supervisor
+
+log = logging.getLogger("app")
+
+
+class Refused(Exception):
+    """The service cannot start, for a reason that the person at the keyboard can mend."""
+
+
+def main() -> int:
+    """Start everything, keep it alive, stop it on SIGINT or SIGTERM."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)-8s service: %(message)s")
+    settings = CliApp.run(Settings)
+    try:
+        _check_port(settings)
+        lock = _lock(settings.data_dir)
+        children = _children(settings)
+    except (Refused, NoServer, PermissionError) as error:
+        print(f"python -m app: {error}", file=sys.stderr)
+        return 2
+    log.info("API at http://%s:%d, its documentation at /docs", settings.host, settings.port)
+    with lock:
+        return Supervisor(children, patience_s=settings.drain_s + 10).run()
+
+
+def _children(settings: Settings) -> list[Child]:
+    """Queue first, since the others need it."""
+    queue = []
+    if settings.redis_url is None:
+        embedded = EmbeddedQueue(settings.data_dir)
+        embedded.socket.unlink(missing_ok=True)
+        settings = settings.model_copy(update={"redis_url": embedded.url})
+        queue = [Child("queue", embedded.command(), ready=embedded.socket.exists)]
+    environment = settings.environment()
+    address = ["--host", settings.host, "--port", str(settings.port)]
+    api = [sys.executable, "-m", "uvicorn", "app.main:create_app", "--factory", *address]
+    return [
+        *queue,
+        Child("worker", [sys.executable, "-m", "worker"], environment),
+        Child("api", [*api, "--log-level", "warning", "--timeout-graceful-shutdown", "5"], environment),
+    ]
+
+
+def _check_port(settings: Settings) -> None:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            address = f"{settings.host}:{settings.port}"
+            raise Refused(f"cannot listen on {address} ({error.strerror}); try --port") from None
+
+
+def _lock(data_dir: Path) -> IO[str]:
+    """Two services on one data folder would write the same files."""
+    data_dir.mkdir(parents=True, exist_ok=True)
+    file = (data_dir / "lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Refused(f"another service uses {data_dir}; try --data-dir") from None
+    return file
+
+
+if __name__ == "__main__":
+    sys.exit(main())

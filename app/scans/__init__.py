@@ -1,0 +1,10 @@
+"""Untrusted bytes in, a `Scan` out, or a precise refusal.
+
+Sizes are checked before anything is parsed: a header that promises more than the upload holds,
+or an archive that would unpack to gigabytes, is refused by arithmetic alone.
+"""
+
+from app.scans.reader import Attachments, Limits, read_scan
+from app.scans.scan import Scan, ScanRefused
+
+__all__ = ["Attachments", "Limits", "Scan", "ScanRefused", "read_scan"]

@@ -1,0 +1,123 @@
+"""A trained checkpoint: decoder, latent codes of its training shapes, and the card that tells its story."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from model.decoder import Decoder, DecoderSpec, without_weight_norm
+from model.latent import CodePrior
+
+DECODER_FILE, LATENTS_FILE, CARD_FILE = "decoder.safetensors", "latents.safetensors", "card.json"
+
+
+class BadCheckpoint(Exception):
+    """The folder holds no checkpoint that can be served."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What `load_checkpoint` gives: frozen, on its device, ready to fit codes."""
+
+    name: str
+    decoder: Decoder
+    codes: Tensor  # (N, L) of the training shapes and their variants
+    extents: Tensor  # (N, 2, 3) lower and upper corner of each training shape, canonical frame
+    shapes: list[str]  # N names; a variant's has the mark "__v"
+    card: dict[str, Any]
+    prior: CodePrior
+
+    @property
+    def skin(self) -> float:
+        """τ: the field is ±d − τ."""
+        return float(self.card["skin"])
+
+    @property
+    def clamping_distance(self) -> float:
+        """δ: beyond it the field says only that it is farther."""
+        return float(self.card["clamping_distance"])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.codes.device
+
+
+def choose_device(device: str = "auto") -> str:
+    """`auto` means the GPU if there is one."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
+def save_checkpoint(
+    folder: Path,
+    decoder: Decoder,
+    codes: Tensor,
+    extents: Tensor,
+    shapes: list[str],
+    card: dict[str, Any],
+) -> None:
+    """Write the files of a checkpoint; the decoder's weight norm is folded into plain weights."""
+    without_weight_norm(decoder)
+    weights = {key: value.detach().cpu().contiguous() for key, value in decoder.state_dict().items()}
+    save_file(weights, folder / DECODER_FILE)
+    latents = {"codes": codes.detach().cpu().contiguous(), "extents": extents.cpu().contiguous()}
+    save_file(latents, folder / LATENTS_FILE, metadata={"shapes": json.dumps(shapes)})
+    decoder_spec = {**decoder.spec.to_dict(), "weight_norm": False, "dropout": 0.0}
+    write_card(folder, {**card, "decoder": decoder_spec})
+
+
+def write_card(folder: Path, card: dict[str, Any]) -> None:
+    """Write card.json, by rename."""
+    part = folder / f"{CARD_FILE}.part"
+    part.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+    part.rename(folder / CARD_FILE)
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """Read card.json; raises BadCheckpoint if there is none."""
+    file = folder / CARD_FILE
+    if not file.exists():
+        raise BadCheckpoint(f"{folder} is no checkpoint: it has no {CARD_FILE}")
+    card: dict[str, Any] = json.loads(file.read_text())
+    return card
+
+
+def load_checkpoint(folder: Path, device: str = "auto") -> Checkpoint:
+    """Load a checkpoint, frozen, on `device` ("auto", "cpu", "cuda"): the one place that chooses it.
+
+    Raises BadCheckpoint if a file is missing or does not fit the card.
+    """
+    card = read_card(folder)
+    device = choose_device(device)
+    decoder = Decoder(DecoderSpec(**card["decoder"]))
+    try:
+        decoder.load_state_dict(load_file(folder / DECODER_FILE))
+        latents = load_file(folder / LATENTS_FILE, device=device)
+    except (OSError, RuntimeError) as error:
+        raise BadCheckpoint(f"{folder} cannot be loaded: {error}") from error
+    decoder.to(device).eval().requires_grad_(False)
+    return Checkpoint(
+        name=card["name"],
+        decoder=decoder,
+        codes=latents["codes"],
+        extents=latents["extents"],
+        shapes=_shape_names(folder / LATENTS_FILE),
+        card=card,
+        prior=CodePrior.from_codes(latents["codes"]),
+    )
+
+
+def _shape_names(file: Path) -> list[str]:
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as opened:
+        names: list[str] = json.loads(opened.metadata()["shapes"])
+    return names

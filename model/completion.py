@@ -1,0 +1,344 @@
+"""The recipe of a completion: observe → fit → mesh → back to the scan's frame."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.checkpoint import Checkpoint
+from model.frame import Similarity
+from model.latent import PLACEMENT_SIZE, Adam, FitSettings, LevenbergMarquardt, Rows, objective
+from model.mesh import Mesh, to_trimesh
+from model.observation import Observation, RowWeights, UnusableScan, observe, rows_of
+from model.surface import NoSurface, extract_surface
+
+Array = NDArray[np.float64]
+Phase = Literal["observe", "fit", "mesh"]
+_PHASE_STARTS: dict[Phase, tuple[float, float]] = {"observe": (0.0, 0.05), "fit": (0.05, 0.85), "mesh": (0.85, 1.0)}
+
+SCALE_SHARES = (1.0, 0.9, 0.8)
+"""Scales tried for each start code: shares of the largest at which the scan fits its bounding box."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a completion stands; `residual` is the mean distance to what was observed, canonical units."""
+
+    phase: Phase
+    step: int
+    steps: int
+    residual: float | None = None
+
+    @property
+    def fraction(self) -> float:
+        """Progress of the whole completion in [0, 1]."""
+        low, high = _PHASE_STARTS[self.phase]
+        return low + (high - low) * min(1.0, self.step / max(1, self.steps))
+
+
+OnStep = Callable[[Progress], None]
+
+
+class CompletionError(Exception):
+    """A completion that ends without a mesh for a reason the user can act on."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class CompletionReport:
+    """What was done and how well the result agrees with the scan."""
+
+    model: str
+    solver: str
+    steps: int
+    residual: float  # mean distance of the field to the observation's intervals, canonical units
+    residual_in_scan_unit: float
+    code_distance: float  # squared Mahalanobis distance a dimension to the training codes; about 1 is usual
+    nearest_shape: str  # training shape with the nearest code
+    scan_to_canonical: list[list[float]]  # (4, 4)
+    points_used: int
+    evaluations: int  # of the decoder, for the surface
+    vertices: int
+    faces: int
+    watertight: bool
+    seconds: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A completed mesh in the scan's frame and unit, and its report."""
+
+    mesh: Mesh
+    report: CompletionReport
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How many hypotheses are tried, and on how many rows (surface, free space) each round looks."""
+
+    screened_rows: tuple[int, int] = (48, 32)
+    rescreened: int = 192
+    rescreened_rows: tuple[int, int] = (192, 96)
+    tried: int = 8
+    tried_rows: tuple[int, int] = (384, 256)
+    tried_steps: int = 10
+    finished: int = 3
+    finished_rows: tuple[int, int] = (2400, 1600)
+
+
+@dataclass(frozen=True)
+class Hypotheses:
+    """B starts of a fit."""
+
+    codes: Tensor  # (B, L)
+    placements: Tensor  # (B, 4) log scale and translation
+    origin: Tensor  # (B,) which start code
+
+    def of(self, picks: Tensor) -> Hypotheses:
+        """The given ones."""
+        return Hypotheses(self.codes[picks], self.placements[picks], self.origin[picks])
+
+
+@dataclass
+class _Clock:
+    """Seconds spent in each phase, and the way out for progress."""
+
+    on_step: OnStep | None
+    seconds: dict[str, float] = field(default_factory=dict)
+    _last: float = field(default_factory=time.perf_counter)
+
+    def report(self, phase: Phase, step: int, steps: int, residual: float | None = None) -> None:
+        now = time.perf_counter()
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._last
+        self._last = now
+        if self.on_step is not None:
+            self.on_step(Progress(phase, step, steps, residual))
+
+
+class Completer:
+    """Completes scans with one checkpoint. Knows no queue and no file."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        settings: FitSettings | None = None,
+        weights: RowWeights | None = None,
+        effort: Effort | None = None,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.settings = settings or FitSettings()
+        self.weights = weights or RowWeights()
+        self.effort = effort or Effort()
+
+    def complete(
+        self,
+        points: Array,
+        normals: Array | None = None,
+        viewpoint: Array | None = None,
+        background: Array | None = None,
+        *,
+        up: str = "+y",
+        solver: str = "lm",
+        resolution: int = 128,
+        seed: int = 0,
+        on_step: OnStep | None = None,
+    ) -> Completion:
+        """Complete a partial scan whose orientation is known and whose place and size are not.
+
+        `points` (N, 3) in any unit; `normals` (N, 3) outward; `viewpoint` (3,) of the sensor;
+        `background` (B, 3) unit directions from it that met nothing; all in the scan's frame, in which
+        the axis `up` points up and the shape faces its canonical front. The mesh comes back in the
+        scan's frame and unit, closed. `on_step` is called after every step; what it raises goes through.
+        Raises CompletionError with the codes `unusable_scan` and `no_surface`.
+        """
+        clock = _Clock(on_step)
+        try:
+            observation = observe(points, normals, viewpoint, background, up=up, seed=seed)
+        except UnusableScan as error:
+            raise CompletionError("unusable_scan", str(error)) from error
+        clock.report("observe", 1, 1)
+        fit = self.fit(observation, solver, seed, clock)
+        mesh, evaluations = self._mesh(fit, resolution)
+        clock.report("mesh", 1, 1, fit.residual)
+        to_canonical = fit.placement.after(observation.from_scan)
+        mesh = mesh.moved(to_canonical.inverse())
+        return Completion(mesh, self._report(mesh, fit, observation, to_canonical, solver, evaluations, clock))
+
+    def fit(self, observation: Observation, solver: str, seed: int, clock: _Clock | None = None) -> Fit:
+        """The MAP code and placement of an observation, by solver "lm" or "adam"."""
+        clock = clock or _Clock(None)
+        if solver == "lm":
+            return self._fit_lm(observation, seed, clock)
+        if solver == "adam":
+            return self._fit_adam(observation, seed, clock)
+        raise CompletionError("unknown_solver", f"solver must be lm or adam, not {solver!r}")
+
+    def _rows(self, observation: Observation, counts: tuple[int, int], seed: int) -> Rows:
+        checkpoint = self.checkpoint
+        return rows_of(observation, counts, checkpoint.skin, self.weights, checkpoint.device, seed)
+
+    def _start_codes(self) -> tuple[Tensor, Tensor]:
+        """The mean code and those of the training shapes themselves, with the extents of what they decode to."""
+        checkpoint = self.checkpoint
+        own = torch.tensor([i for i, name in enumerate(checkpoint.shapes) if "__v" not in name])
+        codes, extents = checkpoint.codes[own], checkpoint.extents[own]
+        mean = checkpoint.prior.mean.unsqueeze(0)
+        return torch.cat([mean, codes]), torch.cat([extents.mean(dim=0, keepdim=True), extents])
+
+    def screen(self, observation: Observation, seed: int, clock: _Clock | None = None) -> Hypotheses:
+        """The best start for each of the best start codes, by forward passes on few points."""
+        effort = self.effort
+        codes, extents = self._start_codes()
+        starts = hypotheses(codes, extents, observation)
+        starts = self._best(starts, self._rows(observation, effort.screened_rows, seed), effort.rescreened, clock)
+        starts = self._best(starts, self._rows(observation, effort.rescreened_rows, seed + 1), len(starts.origin), clock)
+        seen: dict[int, int] = {}
+        for index, origin in enumerate(starts.origin.tolist()):
+            seen.setdefault(origin, index)
+        return starts.of(torch.tensor(list(seen.values())[: effort.tried], device=codes.device))
+
+    def _best(self, starts: Hypotheses, rows: Rows, count: int, clock: _Clock | None) -> Hypotheses:
+        """The `count` starts with the smallest objective, best first."""
+        checkpoint, costs = self.checkpoint, []
+        for part in torch.arange(len(starts.origin), device=checkpoint.device).split(200):
+            some = starts.of(part)
+            costs.append(
+                objective(
+                    checkpoint.decoder, checkpoint.prior, rows, some.codes, some.placements, self.settings
+                )
+            )
+            if clock:
+                clock.report("observe", 1, 1)
+        return starts.of(torch.cat(costs).argsort()[:count])
+
+    def _fit_lm(self, observation: Observation, seed: int, clock: _Clock) -> Fit:
+        effort = self.effort
+        starts = self.screen(observation, seed, clock)
+        total = effort.tried_steps + self.settings.steps
+        tried = self._lm(starts, self._rows(observation, effort.tried_rows, seed + 2))
+        while not tried.finished and tried.steps_taken < effort.tried_steps:
+            tried.step()
+            clock.report("fit", tried.steps_taken, total, float(tried.residual.min()))
+        best = tried.cost.argsort()[: effort.finished]
+        starts = Hypotheses(tried.codes[best], tried.placements[best], starts.origin[best])
+        last = self._lm(starts, self._rows(observation, effort.finished_rows, seed + 3))
+        while not last.finished:
+            last.step()
+            clock.report("fit", effort.tried_steps + last.steps_taken, total, float(last.residual.min()))
+        winner = int(last.cost.argmin())
+        steps = tried.steps_taken + last.steps_taken
+        return Fit(last.codes[winner], _similarity(last.placements[winner]), float(last.residual[winner]), steps)
+
+    def _lm(self, starts: Hypotheses, rows: Rows) -> LevenbergMarquardt:
+        checkpoint = self.checkpoint
+        return LevenbergMarquardt(
+            checkpoint.decoder, checkpoint.prior, rows, starts.codes, starts.placements, self.settings
+        )
+
+    def _fit_adam(self, observation: Observation, seed: int, clock: _Clock) -> Fit:
+        checkpoint = self.checkpoint
+        start = self.screen(observation, seed, clock).of(torch.tensor([0], device=checkpoint.device))
+        rows = self._rows(observation, (3 * len(observation.surface), 2 * len(observation.free)), seed + 3)
+        adam = Adam(
+            checkpoint.decoder,
+            rows,
+            checkpoint.codes.shape[1],
+            start.placements,
+            self.weights.eta + checkpoint.skin,
+            seed,
+        )
+        while not adam.finished:
+            adam.step()
+            clock.report("fit", adam.steps_taken, adam.steps, float(adam.residual[0]))
+        return Fit(adam.codes[0].detach(), _similarity(start.placements[0]), float(adam.residual[0]), adam.steps)
+
+    def _mesh(self, fit: Fit, resolution: int) -> tuple[Mesh, int]:
+        checkpoint = self.checkpoint
+        try:
+            extraction = extract_surface(checkpoint.decoder, fit.code, resolution, checkpoint.skin)
+        except NoSurface as error:
+            detail = f"the fitted shape is empty ({error}): check the scan's up axis, or try another model"
+            raise CompletionError("no_surface", detail) from error
+        return extraction.mesh, extraction.evaluations
+
+    def _report(
+        self,
+        mesh: Mesh,
+        fit: Fit,
+        observation: Observation,
+        to_canonical: Similarity,
+        solver: str,
+        evaluations: int,
+        clock: _Clock,
+    ) -> CompletionReport:
+        checkpoint = self.checkpoint
+        nearest = int((checkpoint.codes - fit.code).norm(dim=1).argmin())
+        return CompletionReport(
+            model=checkpoint.name,
+            solver=solver,
+            steps=fit.steps,
+            residual=fit.residual,
+            residual_in_scan_unit=fit.residual / to_canonical.scale,
+            code_distance=float(checkpoint.prior.distance(fit.code.unsqueeze(0))[0]),
+            nearest_shape=checkpoint.shapes[nearest],
+            scan_to_canonical=to_canonical.matrix().tolist(),
+            points_used=len(observation.surface),
+            evaluations=evaluations,
+            vertices=len(mesh.vertices),
+            faces=len(mesh.faces),
+            watertight=bool(to_trimesh(mesh).is_watertight),
+            seconds={phase: round(spent, 3) for phase, spent in clock.seconds.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The winner of a fit."""
+
+    code: Tensor  # (L,)
+    placement: Similarity  # from the observation's frame into the canonical one
+    residual: float  # canonical units
+    steps: int
+
+
+def _similarity(placement: Tensor) -> Similarity:
+    values = placement.detach().cpu().double()
+    return Similarity(float(values[0].exp()), np.eye(3), values[1:].numpy())
+
+
+def hypotheses(codes: Tensor, extents: Tensor, observation: Observation) -> Hypotheses:
+    """Every start code at every plausible scale and place.
+
+    A partial scan's bounding box fits into the shape's, so the largest scale is where it touches in one
+    axis; along each axis the scan lies at the low end, the high end or in the middle of the slack.
+    """
+    bounds = np.quantile(observation.surface, [0.005, 0.995], axis=0)
+    low, high = torch.from_numpy(bounds).to(codes)
+    largest = ((extents[:, 1] - extents[:, 0]) / (high - low).clamp(min=0.05)).amin(dim=1)
+    shares = torch.tensor(SCALE_SHARES).to(codes)
+    ends = torch.tensor([0.0, 0.5, 1.0]).to(codes)
+    places = torch.cartesian_prod(ends, ends[::2], ends)  # low, middle, high; chairs are cut at one end of y
+    scales = largest[:, None] * shares  # (C, 3)
+    slack = (extents[:, 1] - extents[:, 0])[:, None] - scales[..., None] * (high - low)  # (C, 3, 3)
+    corner = extents[:, None, None, 0] + places * slack[:, :, None]  # (C, 3, P, 3)
+    translations = corner - scales[..., None, None] * low
+    logs = scales.log()[..., None, None].expand(*translations.shape[:-1], 1)
+    placements = torch.cat([logs, translations], dim=-1)
+    origin = torch.arange(len(codes), device=codes.device)[:, None, None].expand(placements.shape[:-1])
+    flat = origin.reshape(-1)
+    return Hypotheses(codes[flat], placements.reshape(-1, PLACEMENT_SIZE), flat)

@@ -1,0 +1,158 @@
+"""The decoder f(z, x): signed distance of point x for the shape with latent code z.
+
+DeepSDF section 3 and its figure 4, with an optional positional encoding of x. A layer that is fed
+the input sees z only through W_z·z + b, which is the same for every point of a shape. `fold` computes
+these constants once a code; everything else works on them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
+
+
+@dataclass(frozen=True)
+class DecoderSpec:
+    """Shape of the network. The defaults are DeepSDF's own."""
+
+    code_length: int = 256
+    width: int = 512
+    depth: int = 8  # hidden layers
+    skip_layer: int = 4  # the hidden layer whose input holds (z, x) again
+    octaves: int = 0  # positional encoding: sin and cos of 2^k·π/2·x for k < octaves
+    weight_norm: bool = True
+    dropout: float = 0.2
+    tanh: bool = True  # squash the output
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for a card."""
+        return asdict(self)
+
+    @property
+    def point_features(self) -> int:
+        """Length of an encoded point."""
+        return 3 + 6 * self.octaves
+
+
+def encode_points(points: Tensor, octaves: int) -> Tensor:
+    """Positional encoding of (..., 3) points: (..., 3 + 6·octaves).
+
+    The lowest frequency has a period of 4, so that the unit ball does not wrap onto itself.
+    """
+    if octaves == 0:
+        return points
+    frequencies = math.pi / 2 * 2.0 ** torch.arange(octaves, device=points.device, dtype=points.dtype)
+    angles = (points.unsqueeze(-1) * frequencies).flatten(-2)
+    return torch.cat([points, angles.sin(), angles.cos()], dim=-1)
+
+
+class Decoder(nn.Module):
+    """An MLP from (z, x) to signed distance, factored so that the z part is computed once a code."""
+
+    def __init__(self, spec: DecoderSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        fed = spec.code_length + spec.point_features
+        widths = [spec.width] * spec.depth
+        widths[spec.skip_layer - 1] -= fed  # the input takes the place of as many features
+        layers: list[nn.Module] = [nn.Linear(fed, widths[0])]
+        layers += [nn.Linear(spec.width, width) for width in widths[1:]]
+        if spec.weight_norm:
+            layers = [parametrizations.weight_norm(layer) for layer in layers]
+        self.hidden = nn.ModuleList(layers)
+        self.last = nn.Linear(spec.width, 1)
+
+    def _is_fed(self, index: int) -> bool:
+        return index in (0, self.spec.skip_layer)
+
+    def _split(self, index: int, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """The columns of a fed layer that see the code, and those that see features and point."""
+        stop = weight.shape[1] - self.spec.point_features
+        start = stop - self.spec.code_length
+        return weight[:, start:stop], torch.cat([weight[:, :start], weight[:, stop:]], dim=1)
+
+    def fold(self, codes: Tensor) -> list[Tensor]:
+        """Constants W_z·z + b of the fed layers for (S, L) codes: a list of (S, width)."""
+        constants = []
+        for index, layer in enumerate(self.hidden):
+            if self._is_fed(index):
+                code_weight, _ = self._split(index, layer.weight)
+                constants.append(nn.functional.linear(codes, code_weight, layer.bias))
+        return constants
+
+    def code_weights(self) -> list[Tensor]:
+        """W_z of the fed layers, each (width, L): how the constants of `fold` move with the code."""
+        fed = [index for index in range(self.spec.depth) if self._is_fed(index)]
+        return [self._split(index, self.hidden[index].weight)[0] for index in fed]
+
+    def evaluate(self, constants: list[Tensor], points: Tensor) -> Tensor:
+        """Signed distances (S, N) of (S, N, 3) points.
+
+        `constants` are those of `fold`, as (S, 1, width), or (S, N, width) if each point has its own.
+        """
+        encoded = encode_points(points, self.spec.octaves)
+        features, fed = encoded, iter(constants)
+        for index, layer in enumerate(self.hidden):
+            if self._is_fed(index):
+                _, weight = self._split(index, layer.weight)
+                seen = features if index == 0 else torch.cat([features, encoded.to(features.dtype)], dim=-1)
+                features = nn.functional.linear(seen, weight) + next(fed)
+            else:
+                features = layer(features)
+            features = torch.relu(features)
+            if self.spec.dropout and self.training:
+                features = nn.functional.dropout(features, self.spec.dropout)
+        return self._read_out(features)
+
+    def _read_out(self, features: Tensor) -> Tensor:
+        # bfloat16 has steps of 0.0005 at the clamping distance: the last layer stays in float32.
+        with torch.autocast(features.device.type, enabled=False):
+            distance: Tensor = self.last(features.float()).squeeze(-1)
+        return distance.tanh() if self.spec.tanh else distance
+
+    def forward(self, codes: Tensor, points: Tensor) -> Tensor:
+        """Signed distances (S, N) for (S, L) codes and (S, N, 3) points."""
+        return self.evaluate([constant.unsqueeze(1) for constant in self.fold(codes)], points)
+
+    def distance_and_gradients(self, codes: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Signed distances (S, N), their gradients in the code (S, N, L) and in the point (S, N, 3).
+
+        One backward pass for the whole Jacobian: a row of it depends on its own point alone, and on the
+        code only through the constants of `fold`.
+        """
+        with torch.enable_grad():
+            count = points.shape[1]
+            constants = [
+                constant.detach().unsqueeze(1).expand(-1, count, -1).contiguous().requires_grad_()
+                for constant in self.fold(codes)
+            ]
+            points = points.detach().requires_grad_()
+            distances = self.evaluate(constants, points)
+            *by_constant, by_point = torch.autograd.grad(distances.sum(), [*constants, points])
+        weights = self.code_weights()
+        by_code = sum(
+            (grad @ weight for grad, weight in zip(by_constant[1:], weights[1:], strict=True)),
+            by_constant[0] @ weights[0],
+        )
+        return distances.detach(), by_code.detach(), by_point
+
+    def distance_and_normals(self, codes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Signed distances (S, N) and their gradients in the point (S, N, 3)."""
+        with torch.enable_grad():
+            points = points.detach().requires_grad_()
+            distances = self(codes, points)
+            (by_point,) = torch.autograd.grad(distances.sum(), [points])
+        return distances.detach(), by_point
+
+
+def without_weight_norm(decoder: Decoder) -> Decoder:
+    """Fold weight normalisation into plain weights, in place: what is served and stored."""
+    for layer in decoder.hidden:
+        if parametrize.is_parametrized(layer):
+            parametrize.remove_parametrizations(layer, "weight")
+    return decoder

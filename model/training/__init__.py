@@ -1,0 +1,1 @@
+"""What trains and measures a checkpoint; nothing that serves imports it."""

@@ -1,0 +1,81 @@
+"""Signed-distance samples of all training shapes, held in one tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import track
+from torch import Tensor
+
+from model.training.recipe import Recipe
+from model.training.samples import read_quality, sample_path
+from model.training.sources import read_shapes
+
+VARIANT_MARK = "__v"
+"""What parts a deformed variant's name from its shape's: `<id>__v03`."""
+
+
+class MissingSamples(Exception):
+    """There are no samples to train on; the message names the command that makes them."""
+
+
+def sample_files(checkpoint: Path, data: Path, recipe: Recipe, split: str = "train") -> list[Path]:
+    """Samples of all accepted shapes of a split, each followed by its variants. Raises MissingSamples."""
+    folder = data / "samples" / recipe.name
+    quality = read_quality(folder)
+    variants = recipe.samples.variants if split == "train" else 0
+    shapes = [shape for shape in read_shapes(checkpoint) if shape.split == split]
+    unseen = [shape.id for shape in shapes if shape.id not in quality]
+    if unseen or not shapes:
+        command = f"python -m model.training.samples {checkpoint} --data {data}"
+        raise MissingSamples(f"{len(unseen)} of {len(shapes)} shapes have no samples: run `{command}`")
+    accepted = [shape for shape in shapes if not quality[shape.id].rejected]
+    return [sample_path(folder, shape, variant) for shape in accepted for variant in range(variants + 1)]
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """Samples of S shapes, half of them outside and half inside, as DeepSDF draws them."""
+
+    names: list[str]  # S shapes and variants
+    samples: Tensor  # (S, 2, P, 4): x, y, z, signed distance; outside first
+
+    def extents(self) -> Tensor:
+        """Lower and upper corner (S, 2, 3) of each shape's inside."""
+        inside = self.samples[:, 1, :, :3]
+        return torch.stack([inside.amin(dim=1), inside.amax(dim=1)], dim=1)
+
+    def draw(self, shapes: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Random points (B, count, 3) and distances (B, count) of the B given shapes."""
+        half, size = count // 2, self.samples.shape[2]
+        device = self.samples.device
+        picks = torch.randint(size, (len(shapes), 2, half), generator=generator, device=device)
+        sides = torch.arange(2, device=device).view(1, 2, 1)
+        drawn = self.samples[shapes.view(-1, 1, 1), sides, picks].flatten(1, 2)
+        return drawn[..., :3], drawn[..., 3]
+
+
+def _resized(rows: NDArray[np.float32], count: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """`count` rows: a random subset, or all of them and some twice where a thin shape has too few."""
+    order = rng.permutation(len(rows))
+    return rows[np.resize(order, count)]
+
+
+def load_sample_set(files: list[Path], points: int, seed: int = 0) -> SampleSet:
+    """Read DeepSDF npz files, half of `points` outside and half inside a shape.
+
+    Raises ValueError for a shape without points on both sides: its inside is not defined.
+    """
+    rng = np.random.default_rng(seed)
+    samples = np.empty((len(files), 2, points // 2, 4), dtype=np.float32)
+    for row, file in enumerate(track(files, "reading samples", transient=True)):
+        with np.load(file) as sides:
+            for side, key in enumerate(("pos", "neg")):
+                if not len(sides[key]):
+                    raise ValueError(f"{file} has no '{key}' samples: sample it anew with a larger skin")
+                samples[row, side] = _resized(sides[key], points // 2, rng)
+    return SampleSet([file.stem for file in files], torch.from_numpy(samples))

@@ -1,0 +1,86 @@
+"""The recipe of a checkpoint: the one file that a person writes, as typed settings."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from model.decoder import DecoderSpec
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SamplesRecipe(_Section):
+    """How signed distances are sampled from meshes."""
+
+    skin: float = Field(
+        0.006, ge=0, description="τ: the trained field is ±d − τ, so that sheets have an inside"
+    )
+    points: int = Field(100_000, gt=0, description="signed distances a shape or variant")
+    near_sigma: tuple[float, float] = Field(
+        (0.0707, 0.0224), description="noise around surface points, half each"
+    )
+    uniform_share: float = Field(0.06, ge=0, le=1, description="share of points uniform in the unit ball")
+    variants: int = Field(7, ge=0, description="deformed variants beside each training shape")
+    stretch: float = Field(0.28, ge=0, description="bound of the log stretch of each axis")
+    bend: float = Field(0.09, ge=0, description="standard deviation of the lattice displacements, unit ball")
+    seed: int = 0
+
+
+class DecoderRecipe(_Section):
+    """The network: see `model.decoder.DecoderSpec`."""
+
+    code_length: int = Field(64, gt=0)
+    width: int = Field(256, gt=0)
+    depth: int = Field(8, ge=2)
+    skip_layer: int = Field(4, gt=0)
+    octaves: int = Field(5, ge=0)
+    weight_norm: bool = False
+    dropout: float = Field(0.0, ge=0, lt=1)
+    tanh: bool = False
+
+    def spec(self) -> DecoderSpec:
+        """The same as the network wants it."""
+        return DecoderSpec(**self.model_dump())
+
+
+class TrainingRecipe(_Section):
+    """The optimisation of decoder and codes together (METHOD: section 4 of the paper)."""
+
+    steps: int = Field(20_000, gt=0)
+    shapes_per_step: int = Field(16, gt=0)
+    points_per_shape: int = Field(2048, gt=0)
+    clamping_distance: float = Field(0.1, gt=0)
+    decoder_rate: float = Field(1.5e-3, gt=0, description="peak learning rate of the decoder")
+    code_rate: float = Field(3e-3, gt=0, description="peak learning rate of the codes")
+    warmup_share: float = Field(0.02, ge=0, lt=1, description="share of the steps in which the rates rise")
+    code_std: float = Field(0.1, gt=0, description="codes start as N(0, code_std²/L) draws")
+    code_penalty: float = Field(1e-4, ge=0, description="weight of the mean squared code norm")
+    code_noise: float = Field(0.0, ge=0, description="noise added to codes in training, per dimension")
+    weight_decay: float = Field(0.0, ge=0)
+    float32_share: float = Field(
+        0.2, ge=0, le=1, description="share of the steps, the last, without bfloat16"
+    )
+    save_every: int = Field(500, gt=0, description="steps between resumable states")
+    seed: int = 0
+
+
+class Recipe(_Section):
+    """Everything that makes a checkpoint."""
+
+    name: str
+    description: str
+    category: str
+    samples: SamplesRecipe = SamplesRecipe()
+    decoder: DecoderRecipe = DecoderRecipe()
+    training: TrainingRecipe = TrainingRecipe()
+
+
+def load_recipe(folder: Path) -> Recipe:
+    """Read `recipe.toml` in the checkpoint's folder; raises pydantic's ValidationError, which names the setting."""
+    with (folder / "recipe.toml").open("rb") as file:
+        return Recipe.model_validate(tomllib.load(file))
