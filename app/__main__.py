@@ -27,6 +27,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)-8s service: %(message)s")
     settings = CliApp.run(Settings)
     try:
+        _check_models(settings)
         _check_port(settings)
         lock = _lock(settings.data_dir)
         children = _children(settings)
@@ -54,6 +55,11 @@ def _children(settings: Settings) -> list[Child]:
         Child("worker", [sys.executable, "-m", "worker"], environment),
         Child("api", [*api, "--log-level", "warning", "--timeout-graceful-shutdown", "5"], environment),
     ]
+
+
+def _check_models(settings: Settings) -> None:
+    if not any(settings.checkpoints_dir.glob("*/card.json")):
+        raise Refused(f"there is no trained model in {settings.checkpoints_dir}; try --checkpoints-dir")
 
 
 def _check_port(settings: Settings) -> None:

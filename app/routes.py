@@ -7,7 +7,7 @@ from threading import BoundedSemaphore
 from typing import Annotated, Any
 from uuid import uuid4
 
-from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
+from fastapi import APIRouter, Depends, File, Form, Query, Request, Response, UploadFile
 from fastapi.responses import FileResponse
 
 from app.errors import MEDIA_TYPE, ProblemRaised
@@ -52,10 +52,23 @@ def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Problem, "content": {MEDIA_TYPE: {}}} for status in statuses}
 
 
+async def no_unknown_fields(request: Request) -> None:
+    """A misspelt field, or an option sent in the form, must not be passed over in silence."""
+    if unknown := (await request.form()).keys() - FIELDS:
+        detail = f"Unknown form fields: {sorted(unknown)}. Options go into the query, as in ?resolution=64."
+        raise ProblemRaised(400, "unknown_field", detail)
+
+
+FIELDS = {"scan", "viewpoint", "intrinsics", "depth_scale", "camera_to_world", "mask"}
 router = APIRouter()
 
 
-@router.post("/v1/completions", status_code=202, responses=described(400, 413, 415, 422, 429, 503))
+@router.post(
+    "/v1/completions",
+    status_code=202,
+    dependencies=[Depends(no_unknown_fields)],
+    responses=described(400, 413, 415, 422, 429, 503),
+)
 def submit(
     request: Request,
     response: Response,

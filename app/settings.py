@@ -12,7 +12,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class Settings(BaseSettings):
     """Read from `DEEPSDF_…` variables (and `REDIS_URL`); `python -m app` takes each as a flag too."""
 
-    model_config = SettingsConfigDict(env_prefix="DEEPSDF_", cli_kebab_case=True, populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_prefix="DEEPSDF_", cli_kebab_case=True, cli_prog_name="python -m app", populate_by_name=True
+    )
 
     host: str = Field(default="127.0.0.1", description="Address that the API listens on.")
     port: int = Field(default=8000, ge=1, le=65535, description="Port that the API listens on.")

@@ -29,7 +29,7 @@ SCALE_SHARES = (1.0, 0.9, 0.8)
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a completion stands; `residual` is the mean distance to what was observed, canonical units."""
+    """Where a completion stands; `residual` is the mean misfit to what was observed, in radii of the scan."""
 
     phase: Phase
     step: int
@@ -62,7 +62,7 @@ class CompletionReport:
     model: str
     solver: str
     steps: int
-    residual: float  # mean distance of the field to the observation's intervals, canonical units
+    residual: float  # mean misfit of the field to what was observed, in radii of the scan
     residual_in_scan_unit: float
     code_distance: float  # squared Mahalanobis distance a dimension to the training codes; about 1 is usual
     nearest_shape: str  # training shape with the nearest code
@@ -293,7 +293,7 @@ class Completer:
             solver=solver,
             steps=fit.steps,
             residual=fit.residual,
-            residual_in_scan_unit=fit.residual / to_canonical.scale,
+            residual_in_scan_unit=fit.residual / observation.from_scan.scale,
             code_distance=float(checkpoint.prior.distance(fit.code.unsqueeze(0))[0]),
             nearest_shape=checkpoint.shapes[nearest],
             scan_to_canonical=to_canonical.matrix().tolist(),
@@ -312,7 +312,7 @@ class Fit:
 
     code: Tensor  # (L,)
     placement: Similarity  # from the observation's frame into the canonical one
-    residual: float  # canonical units
+    residual: float  # radii of the scan
     steps: int
 
 

@@ -4,8 +4,10 @@ The decoder is frozen. Each row of an observation says in which interval the sig
 point must lie; the fit minimises the robust distance to these intervals plus the Mahalanobis distance
 of the code to the training codes:
 
-    E(z, p) = Σ_k w_k ρ(r_k(z, p)) + λ (z − μ)ᵀ Σ⁻¹ (z − μ) / L
+    E(z, p) = Σ_k w_k ρ(r_k(z, p) / s) + λ (z − μ)ᵀ Σ⁻¹ (z − μ) / L + λ ‖p − p₀‖² / σ_p²
 
+with placement p and its scale s. Residuals are measured in the observation's unit, where the sensor's
+noise lives: measured in the canonical one, every scan would fit best when shrunk to nothing.
 `LevenbergMarquardt` is the default; `Adam` is the recipe that DeepSDF was published with. Both are
 state objects over a batch of problems: call `step` until `finished`.
 """
@@ -98,7 +100,7 @@ class FitSettings:
     """How a fit weighs and walks."""
 
     prior_weight: float = 1e-4  # λ
-    huber: float = 0.02  # residuals beyond it count linearly, canonical units
+    huber: float = 0.02  # residuals beyond it count linearly; the observation's unit
     steps: int = 30
     tolerance: float = 1e-3  # relative decrease of E under which a problem is done
     damping: float = 0.1  # start of the trust region's damping
@@ -139,7 +141,7 @@ def objective(
     """E of (B, L) codes under (B, 4) placements, (B,): forward passes only, for screening many starts."""
     inside, beyond = _into_ball(placed(rows, placements))
     distances = decoder(codes, inside) + beyond
-    loss = _huber_loss(residuals(distances, rows), settings.huber)
+    loss = _huber_loss(residuals(distances, rows) / placements[:, :1].exp(), settings.huber)
     data = (_active_weights(rows, beyond) * loss).sum(dim=1)
     return data + settings.prior_weight * prior.distance(codes)
 
@@ -151,7 +153,7 @@ class _Linearisation:
     cost: Tensor  # (B,)
     gradient: Tensor  # (B, D)
     hessian: Tensor  # (B, D, D)
-    residual: Tensor  # (B,) weighted mean |r|, canonical units
+    residual: Tensor  # (B,) weighted mean |r|, the observation's unit
 
     def updated(self, problems: Tensor, new: _Linearisation) -> _Linearisation:
         """This one with the given problems' rows replaced by `new`'s."""
@@ -200,7 +202,7 @@ class LevenbergMarquardt:
 
     @property
     def residual(self) -> Tensor:
-        """Weighted mean |r| of each problem (B,), canonical units."""
+        """Weighted mean |r| of each problem (B,), the observation's unit."""
         return self._model.residual
 
     @property
@@ -237,7 +239,11 @@ class LevenbergMarquardt:
         settings = self.settings
         distances, jacobian = self._jacobian(rows, codes, placements)
         beyond = _into_ball(placed(rows, placements))[1]
-        residual = residuals(distances, rows)
+        scale = placements[:, :1].exp()
+        residual = residuals(distances, rows) / scale
+        jacobian = jacobian / scale.unsqueeze(-1)
+        if settings.solve_placement:
+            jacobian[..., codes.shape[1]] -= residual  # the unit itself depends on the scale
         weights = _active_weights(rows, beyond)
         cost = (weights * _huber_loss(residual, settings.huber)).sum(dim=1)
         robust = weights * settings.huber / residual.abs().clamp(min=settings.huber)

@@ -29,6 +29,8 @@ SWEEP_LOCK = "deepsdf:sweep"
 class Listener(SimpleWorker):
     """Takes one completion after the other, until it is asked to stop."""
 
+    max_connection_wait_time = 2.0
+
     def __init__(self, connection: Redis, settings: Settings) -> None:
         # RQ waits worker_ttl - 15 seconds for work before it looks around.
         super().__init__([QUEUE], connection=connection, serializer=SERIALIZER, worker_ttl=20)

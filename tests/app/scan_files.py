@@ -65,17 +65,21 @@ def npz(**arrays: Array) -> bytes:
     return buffer.getvalue()
 
 
-def npz_bomb(megabytes: int) -> bytes:
-    """An NPZ of zeros that unpacks to a thousand times its size."""
+def npz_bomb(megabytes: int, stated: int | None = None, packing: int = zipfile.ZIP_DEFLATED) -> bytes:
+    """An NPZ of zeros that unpacks to a thousand times its size, or to more than it has `stated`."""
     buffer = io.BytesIO()
     with (
-        zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive,
+        zipfile.ZipFile(buffer, "w", packing) as archive,
         archive.open("points.npy", "w") as entry,
     ):
         entry.write(npy_header(f"({megabytes * 2**20 // 24}, 3)"))
         for _ in range(megabytes):
             entry.write(bytes(2**20))
-    return buffer.getvalue()
+    data = bytearray(buffer.getvalue())
+    if stated is not None:
+        at = data.rindex(b"PK\x01\x02") + 24
+        data[at : at + 4] = struct.pack("<I", stated)
+    return bytes(data)
 
 
 def png(pixels: Array) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -56,6 +57,8 @@ CLOUDS = {
     "npy of wrong shape": ("a.npy", npy(np.zeros((3, 100))), 422, "invalid_npy"),
     "npy of text": ("a.npy", npy(np.full((100, 3), "x")), 422, "invalid_npy"),
     "npz bomb": ("a.npz", npz_bomb(1024), 413, "unpacks_too_large"),
+    "npz bomb that lies": ("a.npz", npz_bomb(1024, stated=24128), 422, "invalid_npz"),
+    "npz bomb of bzip2": ("a.npz", npz_bomb(64, 24128, zipfile.ZIP_BZIP2), 422, "invalid_npz"),
     "npz cut off": ("a.npz", npz(points=sphere())[:500], 422, "invalid_npz"),
     "npz of nothing": ("a.npz", npz(), 415, "unknown_format"),
     "npz of two unnamed": ("a.npz", npz(a=sphere(), b=sphere()), 422, "invalid_npz"),
@@ -161,8 +164,9 @@ def test_a_mask_beside_points_is_refused(api):
     refused(api.post("/v1/completions?model=tiny", files=files), 422, "not_a_depth_map")
 
 
-def test_a_bomb_costs_neither_time_nor_memory(api):
-    bomb = npz_bomb(1024)
+@pytest.mark.parametrize("stated", [None, 24128])
+def test_a_bomb_costs_neither_time_nor_memory(api, stated):
+    bomb = npz_bomb(1024, stated)
     assert len(bomb) < 1.6e6
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     api.post("/v1/completions?model=tiny", files={"scan": ("a.npz", bomb)})

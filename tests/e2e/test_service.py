@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
-from conftest import ROOT, Service, eventually, start_service
 from PIL import Image
+from processes import ROOT, Service, eventually, free_port, start_service
 
 from app.client import ProblemError
 from app.schemas import Completion
@@ -164,22 +164,21 @@ def test_a_hostile_upload_does_no_harm(service):
     assert service.client.wait(submit(service, **QUICK).id).status == "succeeded"
 
 
-def test_a_second_service_on_the_same_folder_or_port_is_refused(service):
-    for flags in (
-        ["--port", "1", "--host", "0.0.0.0", "--data-dir", str(service.data_dir)],
-        port_of(service),
-    ):
-        command = [sys.executable, "-m", "app", *flags]
-        environment = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
-        refused = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=20
-        )
-        assert refused.returncode == 2, refused
-        assert "Traceback" not in refused.stderr
+def refusal_of_service(checkpoints: Path, data: Path, port: int) -> str:
+    flags = {"--checkpoints-dir": checkpoints, "--data-dir": data, "--port": port}
+    command = [sys.executable, "-m", "app", *(str(word) for flag in flags.items() for word in flag)]
+    environment = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
+    refused = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=20)
+    assert refused.returncode == 2, refused
+    assert "Traceback" not in refused.stderr
+    return refused.stderr
 
 
-def port_of(service: Service) -> list[str]:
-    return ["--port", str(service.client.http.base_url.port), "--data-dir", str(service.data_dir / "other")]
+def test_a_service_that_cannot_work_says_why_at_once(service, tiny_checkpoint, tmp_path):
+    models, port = tiny_checkpoint.parent, service.client.http.base_url.port
+    assert "--data-dir" in refusal_of_service(models, service.data_dir, free_port())
+    assert "--port" in refusal_of_service(models, tmp_path, port)
+    assert "--checkpoints-dir" in refusal_of_service(tmp_path, tmp_path, free_port())
 
 
 def test_stopping_leaves_no_process_and_starting_again_loses_nothing(tiny_checkpoint, tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import trimesh
-from conftest import ROOT
+from processes import ROOT
 
 
 def local(*arguments: str, checkpoints: Path | None = None) -> subprocess.CompletedProcess[str]:
