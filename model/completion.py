@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -14,14 +14,18 @@ from torch import Tensor
 
 from model.checkpoint import Checkpoint
 from model.frame import Similarity
-from model.latent import PLACEMENT_SIZE, Adam, FitSettings, LevenbergMarquardt, Rows, objective
+from model.latent import PLACEMENT_SIZE, Adam, CodePrior, FitSettings, LevenbergMarquardt, Rows, objective
 from model.mesh import Mesh, to_trimesh
 from model.observation import Observation, RowWeights, UnusableScan, observe, rows_of
 from model.surface import NoSurface, extract_surface
 
 Array = NDArray[np.float64]
 Phase = Literal["observe", "fit", "mesh"]
-_PHASE_STARTS: dict[Phase, tuple[float, float]] = {"observe": (0.0, 0.05), "fit": (0.05, 0.85), "mesh": (0.85, 1.0)}
+_PHASE_STARTS: dict[Phase, tuple[float, float]] = {
+    "observe": (0.0, 0.05),
+    "fit": (0.05, 0.85),
+    "mesh": (0.85, 1.0),
+}
 
 SCALE_SHARES = (1.0, 0.9, 0.8)
 """Scales tried for each start code: shares of the largest at which the scan fits its bounding box."""
@@ -102,6 +106,14 @@ class Effort:
 
 
 @dataclass(frozen=True)
+class StartCodes:
+    """C codes that a fit may start from, and the bounding box of what each decodes to."""
+
+    codes: Tensor  # (C, L)
+    extents: Tensor  # (C, 2, 3) lower and upper corner, canonical frame
+
+
+@dataclass(frozen=True)
 class Hypotheses:
     """B starts of a fit."""
 
@@ -173,11 +185,13 @@ class Completer:
             raise CompletionError("unusable_scan", str(error)) from error
         clock.report("observe", 1, 1)
         fit = self.fit(observation, solver, seed, clock)
-        mesh, evaluations = self._mesh(fit, resolution)
+        mesh, evaluations = self.mesh(fit, resolution)
         clock.report("mesh", 1, 1, fit.residual)
         to_canonical = fit.placement.after(observation.from_scan)
         mesh = mesh.moved(to_canonical.inverse())
-        return Completion(mesh, self._report(mesh, fit, observation, to_canonical, solver, evaluations, clock))
+        return Completion(
+            mesh, self._report(mesh, fit, observation, to_canonical, solver, evaluations, clock)
+        )
 
     def fit(self, observation: Observation, solver: str, seed: int, clock: _Clock | None = None) -> Fit:
         """The MAP code and placement of an observation, by solver "lm" or "adam"."""
@@ -192,25 +206,29 @@ class Completer:
         checkpoint = self.checkpoint
         return rows_of(observation, counts, checkpoint.skin, self.weights, checkpoint.device, seed)
 
-    def _start_codes(self) -> tuple[Tensor, Tensor]:
-        """The mean code and those of the training shapes themselves, with the extents of what they decode to."""
+    def start_codes(self) -> StartCodes:
+        """The mean code and those of the training shapes themselves (not of their variants)."""
         checkpoint = self.checkpoint
         own = torch.tensor([i for i, name in enumerate(checkpoint.shapes) if "__v" not in name])
         codes, extents = checkpoint.codes[own], checkpoint.extents[own]
         mean = checkpoint.prior.mean.unsqueeze(0)
-        return torch.cat([mean, codes]), torch.cat([extents.mean(dim=0, keepdim=True), extents])
+        return StartCodes(torch.cat([mean, codes]), torch.cat([extents.mean(dim=0, keepdim=True), extents]))
 
-    def screen(self, observation: Observation, seed: int, clock: _Clock | None = None) -> Hypotheses:
-        """The best start for each of the best start codes, by forward passes on few points."""
+    def screen(
+        self, observation: Observation, seed: int, starts: StartCodes, clock: _Clock | None = None
+    ) -> Hypotheses:
+        """The best placement of each of the best start codes, by forward passes on few points."""
         effort = self.effort
-        codes, extents = self._start_codes()
-        starts = hypotheses(codes, extents, observation)
-        starts = self._best(starts, self._rows(observation, effort.screened_rows, seed), effort.rescreened, clock)
-        starts = self._best(starts, self._rows(observation, effort.rescreened_rows, seed + 1), len(starts.origin), clock)
+        tried = hypotheses(starts, observation)
+        tried = self._best(
+            tried, self._rows(observation, effort.screened_rows, seed), effort.rescreened, clock
+        )
+        rows = self._rows(observation, effort.rescreened_rows, seed + 1)
+        tried = self._best(tried, rows, effort.rescreened, clock)
         seen: dict[int, int] = {}
-        for index, origin in enumerate(starts.origin.tolist()):
+        for index, origin in enumerate(tried.origin.tolist()):
             seen.setdefault(origin, index)
-        return starts.of(torch.tensor(list(seen.values())[: effort.tried], device=codes.device))
+        return tried.of(torch.tensor(list(seen.values())[: effort.tried], device=tried.codes.device))
 
     def _best(self, starts: Hypotheses, rows: Rows, count: int, clock: _Clock | None) -> Hypotheses:
         """The `count` starts with the smallest objective, best first."""
@@ -227,32 +245,61 @@ class Completer:
         return starts.of(torch.cat(costs).argsort()[:count])
 
     def _fit_lm(self, observation: Observation, seed: int, clock: _Clock) -> Fit:
-        effort = self.effort
-        starts = self.screen(observation, seed, clock)
-        total = effort.tried_steps + self.settings.steps
-        tried = self._lm(starts, self._rows(observation, effort.tried_rows, seed + 2))
-        while not tried.finished and tried.steps_taken < effort.tried_steps:
-            tried.step()
-            clock.report("fit", tried.steps_taken, total, float(tried.residual.min()))
+        starts = self.screen(observation, seed, self.start_codes(), clock)
+        return self.fit_starts(observation, starts, self.checkpoint.prior, seed + 2, clock)
+
+    def fit_starts(
+        self,
+        observation: Observation,
+        starts: Hypotheses,
+        prior: CodePrior,
+        seed: int,
+        clock: _Clock | None = None,
+    ) -> Fit:
+        """Levenberg-Marquardt from all starts on few rows, then from the best on many; the best end wins."""
+        effort, clock = self.effort, clock or _Clock(None)
+        tried = self._solver(observation, starts, prior, effort.tried_rows, effort.tried_steps, seed)
+        self._run(tried, 0, clock)
         best = tried.cost.argsort()[: effort.finished]
         starts = Hypotheses(tried.codes[best], tried.placements[best], starts.origin[best])
-        last = self._lm(starts, self._rows(observation, effort.finished_rows, seed + 3))
-        while not last.finished:
-            last.step()
-            clock.report("fit", effort.tried_steps + last.steps_taken, total, float(last.residual.min()))
+        last = self._solver(observation, starts, prior, effort.finished_rows, self.settings.steps, seed + 1)
+        self._run(last, effort.tried_steps, clock)
         winner = int(last.cost.argmin())
-        steps = tried.steps_taken + last.steps_taken
-        return Fit(last.codes[winner], _similarity(last.placements[winner]), float(last.residual[winner]), steps)
-
-    def _lm(self, starts: Hypotheses, rows: Rows) -> LevenbergMarquardt:
-        checkpoint = self.checkpoint
-        return LevenbergMarquardt(
-            checkpoint.decoder, checkpoint.prior, rows, starts.codes, starts.placements, self.settings
+        return Fit(
+            code=last.codes[winner],
+            placement=_similarity(last.placements[winner]),
+            residual=float(last.residual[winner]),
+            steps=tried.steps_taken + last.steps_taken,
         )
+
+    def _solver(
+        self,
+        observation: Observation,
+        starts: Hypotheses,
+        prior: CodePrior,
+        rows: tuple[int, int],
+        steps: int,
+        seed: int,
+    ) -> LevenbergMarquardt:
+        return LevenbergMarquardt(
+            self.checkpoint.decoder,
+            prior,
+            self._rows(observation, rows, seed),
+            starts.codes,
+            starts.placements,
+            replace(self.settings, steps=steps),
+        )
+
+    def _run(self, solver: LevenbergMarquardt, before: int, clock: _Clock) -> None:
+        total = self.effort.tried_steps + self.settings.steps
+        while not solver.finished:
+            solver.step()
+            clock.report("fit", before + solver.steps_taken, total, float(solver.residual.min()))
 
     def _fit_adam(self, observation: Observation, seed: int, clock: _Clock) -> Fit:
         checkpoint = self.checkpoint
-        start = self.screen(observation, seed, clock).of(torch.tensor([0], device=checkpoint.device))
+        starts = self.screen(observation, seed, self.start_codes(), clock)
+        start = starts.of(torch.tensor([0], device=checkpoint.device))
         rows = self._rows(observation, (3 * len(observation.surface), 2 * len(observation.free)), seed + 3)
         adam = Adam(
             checkpoint.decoder,
@@ -265,9 +312,15 @@ class Completer:
         while not adam.finished:
             adam.step()
             clock.report("fit", adam.steps_taken, adam.steps, float(adam.residual[0]))
-        return Fit(adam.codes[0].detach(), _similarity(start.placements[0]), float(adam.residual[0]), adam.steps)
+        return Fit(
+            adam.codes[0].detach(), _similarity(start.placements[0]), float(adam.residual[0]), adam.steps
+        )
 
-    def _mesh(self, fit: Fit, resolution: int) -> tuple[Mesh, int]:
+    def mesh(self, fit: Fit, resolution: int) -> tuple[Mesh, int]:
+        """The fitted shape in the canonical frame, and how often the field was evaluated for it.
+
+        Raises CompletionError `no_surface`.
+        """
         checkpoint = self.checkpoint
         try:
             extraction = extract_surface(checkpoint.decoder, fit.code, resolution, checkpoint.skin)
@@ -321,12 +374,13 @@ def _similarity(placement: Tensor) -> Similarity:
     return Similarity(float(values[0].exp()), np.eye(3), values[1:].numpy())
 
 
-def hypotheses(codes: Tensor, extents: Tensor, observation: Observation) -> Hypotheses:
+def hypotheses(starts: StartCodes, observation: Observation) -> Hypotheses:
     """Every start code at every plausible scale and place.
 
     A partial scan's bounding box fits into the shape's, so the largest scale is where it touches in one
     axis; along each axis the scan lies at the low end, the high end or in the middle of the slack.
     """
+    codes, extents = starts.codes, starts.extents
     bounds = np.quantile(observation.surface, [0.005, 0.995], axis=0)
     low, high = torch.from_numpy(bounds).to(codes)
     largest = ((extents[:, 1] - extents[:, 0]) / (high - low).clamp(min=0.05)).amin(dim=1)

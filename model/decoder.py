@@ -67,10 +67,16 @@ class Decoder(nn.Module):
         self.hidden = nn.ModuleList(layers)
         self.last = nn.Linear(spec.width, 1)
 
-    def _is_fed(self, index: int) -> bool:
-        return index in (0, self.spec.skip_layer)
+    def _fed(self) -> tuple[int, int]:
+        """The hidden layers whose input holds (z, x)."""
+        return 0, self.spec.skip_layer
 
-    def _split(self, index: int, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def _layer(self, index: int) -> nn.Linear:
+        layer = self.hidden[index]
+        assert isinstance(layer, nn.Linear)
+        return layer
+
+    def _split(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """The columns of a fed layer that see the code, and those that see features and point."""
         stop = weight.shape[1] - self.spec.point_features
         start = stop - self.spec.code_length
@@ -79,16 +85,15 @@ class Decoder(nn.Module):
     def fold(self, codes: Tensor) -> list[Tensor]:
         """Constants W_z·z + b of the fed layers for (S, L) codes: a list of (S, width)."""
         constants = []
-        for index, layer in enumerate(self.hidden):
-            if self._is_fed(index):
-                code_weight, _ = self._split(index, layer.weight)
-                constants.append(nn.functional.linear(codes, code_weight, layer.bias))
+        for index in self._fed():
+            layer = self._layer(index)
+            code_weight, _ = self._split(layer.weight)
+            constants.append(nn.functional.linear(codes, code_weight, layer.bias))
         return constants
 
     def code_weights(self) -> list[Tensor]:
         """W_z of the fed layers, each (width, L): how the constants of `fold` move with the code."""
-        fed = [index for index in range(self.spec.depth) if self._is_fed(index)]
-        return [self._split(index, self.hidden[index].weight)[0] for index in fed]
+        return [self._split(self._layer(index).weight)[0] for index in self._fed()]
 
     def evaluate(self, constants: list[Tensor], points: Tensor) -> Tensor:
         """Signed distances (S, N) of (S, N, 3) points.
@@ -97,9 +102,10 @@ class Decoder(nn.Module):
         """
         encoded = encode_points(points, self.spec.octaves)
         features, fed = encoded, iter(constants)
-        for index, layer in enumerate(self.hidden):
-            if self._is_fed(index):
-                _, weight = self._split(index, layer.weight)
+        for index in range(self.spec.depth):
+            layer = self._layer(index)
+            if index in self._fed():
+                _, weight = self._split(layer.weight)
                 seen = features if index == 0 else torch.cat([features, encoded.to(features.dtype)], dim=-1)
                 features = nn.functional.linear(seen, weight) + next(fed)
             else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
@@ -25,13 +25,13 @@ class Normalization:
     offset: Array  # (3,) raw unit
     scale: float  # canonical units per raw unit
 
-    def apply(self, points: Array) -> Array:
+    def apply(self, points: ArrayLike) -> Array:
         """Map (N, 3) raw points into the canonical frame."""
-        return (np.asarray(points) + self.offset) * self.scale
+        return np.asarray((np.asarray(points) + self.offset) * self.scale)
 
-    def invert(self, points: Array) -> Array:
+    def invert(self, points: ArrayLike) -> Array:
         """Map (N, 3) canonical points back into the raw frame."""
-        return np.asarray(points) / self.scale - self.offset
+        return np.asarray(np.asarray(points) / self.scale - self.offset)
 
 
 def normalization_of(vertices: Array) -> Normalization:
@@ -54,13 +54,13 @@ class Similarity:
     rotation: Array  # (3, 3), proper orthogonal
     translation: Array  # (3,) in the target's unit
 
-    def apply(self, points: Array) -> Array:
+    def apply(self, points: ArrayLike) -> Array:
         """Map (N, 3) points."""
-        return self.scale * np.asarray(points) @ self.rotation.T + self.translation
+        return np.asarray(self.scale * np.asarray(points) @ self.rotation.T + self.translation)
 
-    def turn(self, vectors: Array) -> Array:
+    def turn(self, vectors: ArrayLike) -> Array:
         """Rotate (N, 3) direction vectors, which neither move nor stretch."""
-        return np.asarray(vectors) @ self.rotation.T
+        return np.asarray(np.asarray(vectors) @ self.rotation.T)
 
     def inverse(self) -> Similarity:
         """The map back."""

@@ -99,13 +99,15 @@ class CodePrior:
 class FitSettings:
     """How a fit weighs and walks."""
 
-    prior_weight: float = 1e-4  # λ
-    huber: float = 0.02  # residuals beyond it count linearly; the observation's unit
+    prior_weight: float = 3e-6  # λ
+    huber: float = 0.03  # residuals beyond it count linearly; the observation's unit
     steps: int = 30
     tolerance: float = 1e-3  # relative decrease of E under which a problem is done
     damping: float = 0.1  # start of the trust region's damping
     solve_placement: bool = True
-    placement_std: float = 0.15  # of log scale and translation about their start: a scan must not shrink to a point
+    placement_std: float = (
+        0.3  # of log scale and translation about their start: a scan must not shrink to a point
+    )
 
 
 def placed(rows: Rows, placements: Tensor) -> Tensor:
@@ -164,7 +166,9 @@ class _Linearisation:
         return _Linearisation(*out)
 
     def of(self, picks: Tensor) -> _Linearisation:
-        return _Linearisation(self.cost[picks], self.gradient[picks], self.hessian[picks], self.residual[picks])
+        return _Linearisation(
+            self.cost[picks], self.gradient[picks], self.hessian[picks], self.residual[picks]
+        )
 
 
 class LevenbergMarquardt:
@@ -188,7 +192,9 @@ class LevenbergMarquardt:
         self.decoder, self.prior, self.rows = decoder, prior, rows
         self.settings = settings or FitSettings()
         self.codes = codes.clone()
-        self.placements = codes.new_zeros(len(codes), PLACEMENT_SIZE) if placements is None else placements.clone()
+        self.placements = (
+            codes.new_zeros(len(codes), PLACEMENT_SIZE) if placements is None else placements.clone()
+        )
         self._start = self.placements.clone()
         self.steps_taken = 0
         self.finished_problems = torch.zeros(len(codes), dtype=torch.bool, device=codes.device)
@@ -233,7 +239,8 @@ class LevenbergMarquardt:
     def _solve(self, model: _Linearisation, damping: Tensor) -> Tensor:
         diagonal = model.hessian.diagonal(dim1=1, dim2=2)
         damped = model.hessian + torch.diag_embed(damping[:, None] * diagonal + 1e-10)
-        return -torch.linalg.solve(damped, model.gradient)
+        move: Tensor = torch.linalg.solve(damped, model.gradient)
+        return -move
 
     def _linearise(self, rows: Rows, codes: Tensor, placements: Tensor, start: Tensor) -> _Linearisation:
         settings = self.settings

@@ -97,7 +97,9 @@ def _facing_surface(surface: Array, given: Array | None, eye: Array | None) -> t
     """Points whose side is certain, with outward normals; all points without any if no side is known."""
     if given is None and eye is None:
         return surface, None
-    normals, variation = _estimated_normals(surface) if given is None else (_unit(given), np.zeros(len(given)))
+    normals, variation = (
+        _estimated_normals(surface) if given is None else (_unit(given), np.zeros(len(given)))
+    )
     if eye is not None:
         cosine = np.einsum("ij,ij->i", normals, _unit(eye - surface))
         if given is None:
@@ -145,10 +147,10 @@ def _background_samples(directions: Array, eye: Array, rng: np.random.Generator)
 class RowWeights:
     """How the parts of an observation are weighed; each part's rows share its weight."""
 
-    eta: float = 0.012  # η: distance off the surface of the two samples along the normal, canonical units
+    eta: float = 0.02  # η: distance off the surface of the two samples along the normal, canonical units
     surface: float = 1.0
-    free: float = 0.5
-    background: float = 0.5
+    free: float = 2.0
+    background: float = 2.0
 
 
 def rows_of(
@@ -189,7 +191,12 @@ def _pick(points: Array, count: int, rng: np.random.Generator) -> NDArray[np.int
 
 
 def _part(
-    points: Array, offsets: Array | None, lower: float, upper: float, weight: float, only_in_ball: bool = False
+    points: Array,
+    offsets: Array | None,
+    lower: float,
+    upper: float,
+    weight: float,
+    only_in_ball: bool = False,
 ) -> tuple[NDArray[np.float32] | NDArray[np.bool_], ...]:
     count = len(points)
     return (

@@ -113,7 +113,11 @@ def sparse_volume(field: Field, resolution: int, device: torch.device) -> tuple[
 
 
 def _with_exact_corners(
-    field: Field, volume: NDArray[np.float32], cells: NDArray[np.int64], device: torch.device, evaluations: int
+    field: Field,
+    volume: NDArray[np.float32],
+    cells: NDArray[np.int64],
+    device: torch.device,
+    evaluations: int,
 ) -> tuple[NDArray[np.float32], int]:
     resolution = volume.shape[0]
     # A corner takes the value of the cell at its lower side, the last cell's at the upper border.
@@ -173,7 +177,9 @@ def _without_skin(
     points = torch.from_numpy(vertices).to(code.device)
     normals = torch.cat([_unit_gradient(decoder, code, part) for part in points.split(CHUNK)])
     if skin > 0:
-        below = _evaluate(decoded_field(decoder, code), (points - 2 * skin * normals).cpu().numpy(), code.device)
+        below = _evaluate(
+            decoded_field(decoder, code), (points - 2 * skin * normals).cpu().numpy(), code.device
+        )
         depth = -torch.from_numpy(below).to(code.device) / skin
         points = points - skin * (depth - 0.5).clamp(0, 1).unsqueeze(1) * normals
     return points.cpu().numpy(), normals.cpu().numpy()

@@ -20,8 +20,8 @@ import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from model.decoder import Decoder
 from model.checkpoint import choose_device, save_checkpoint
+from model.decoder import Decoder
 from model.training.dataset import VARIANT_MARK, MissingSamples, SampleSet, load_sample_set, sample_files
 from model.training.recipe import Recipe, TrainingRecipe, load_recipe
 from model.training.sources import read_shapes
@@ -195,7 +195,11 @@ def export(trainer: Trainer, folder: Path) -> None:
 
 def _run_with_progress(trainer: Trainer, state_file: Path, log_file: Path) -> None:
     recipe = trainer.recipe.training
-    columns = [TextColumn("step {task.completed}/{task.total}"), BarColumn(), TextColumn("loss {task.fields[loss]:.5f}")]
+    columns = [
+        TextColumn("step {task.completed}/{task.total}"),
+        BarColumn(),
+        TextColumn("loss {task.fields[loss]:.5f}"),
+    ]
     with Progress(*columns, TimeRemainingColumn()) as progress, log_file.open("a") as log:
         task = progress.add_task("train", total=recipe.steps, completed=trainer.step_count, loss=math.nan)
         for line in run(trainer):

@@ -1,0 +1,375 @@
+"""Measure a checkpoint: `python -m model.training.evaluate checkpoints/chairs`.
+
+Three questions, each with the paper's metrics: how well are known shapes represented, how well unseen
+ones from full samples, and how well unseen ones are completed from one view of a depth camera, with
+the scan's place and size unknown. What is measured is the `Completer` that is served. Beside it, on
+the same inputs: the nearest training code, the mean code, and the published Adam recipe.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import trimesh
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor
+
+from model.checkpoint import load_checkpoint, read_card, write_card
+from model.completion import Completer, CompletionError, Fit, Hypotheses, StartCodes
+from model.frame import Normalization, Similarity, normalization_of
+from model.latent import Adam, CodePrior, FitSettings, LevenbergMarquardt, Rows, rows_of_samples
+from model.mesh import Mesh, to_trimesh
+from model.metrics import Comparison, compare
+from model.observation import Observation, observe
+from model.training.dataset import VARIANT_MARK
+from model.training.report import Row, in_rows, save_sheet, write_report
+from model.training.samples import read_samples, sample_path
+from model.training.sources import Shape, read_shapes
+from model.training.views import View, depth_view, viewpoints
+
+Array = NDArray[np.float64]
+
+RESOLUTION = 128
+FIT_SAMPLES = 8000
+FULL_FIT = FitSettings(prior_weight=1e-7, huber=0.005, steps=40, solve_placement=False)
+METHODS = ("ours", "nearest training code", "mean code", "Adam recipe")
+FAILED = Comparison(chamfer=float("nan"), accuracy=float("nan"), completeness=0.0, cosine=0.0)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One measurement: a section of the report, a shape, and which view of it."""
+
+    section: str  # "known", "unseen", "completion"
+    shape: Shape
+    view: int = 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one method made of one task."""
+
+    section: str
+    shape: str
+    view: int
+    method: str
+    comparison: Comparison
+
+
+@cache
+def _completer(folder: Path, device: str) -> Completer:
+    torch.set_num_threads(1)
+    return Completer(load_checkpoint(folder, device))
+
+
+def true_shape(shape: Shape, data: Path) -> tuple[trimesh.Trimesh, Normalization]:
+    """The original mesh in the unit-ball frame, and the way into it."""
+    mesh = trimesh.load_mesh(shape.path(data), process=False)
+    normalization = normalization_of(np.asarray(mesh.vertices))
+    mesh.vertices = normalization.apply(mesh.vertices)
+    return mesh, normalization
+
+
+def measure(task: Task, folder: Path, data: Path, device: str) -> list[Measured]:
+    """All methods on one task."""
+    completer = _completer(folder, device)
+    true, normalization = true_shape(task.shape, data)
+    methods: dict[str, Callable[[], Mesh]]
+    if task.section == "known":
+        index = completer.checkpoint.shapes.index(task.shape.id)
+        methods = {"ours": lambda: _decoded(completer, completer.checkpoint.codes[index])}
+    elif task.section == "unseen":
+        methods = full_sample_methods(completer, sample_path(data / "samples" / folder.name, task.shape))
+    else:
+        view = one_view(true, normalization, task.view)
+        methods = completion_methods(completer, view, normalization)
+    return [
+        Measured(task.section, task.shape.id, task.view, name, _compared(method, true))
+        for name, method in methods.items()
+    ]
+
+
+def _compared(method: Callable[[], Mesh], true: trimesh.Trimesh) -> Comparison:
+    try:
+        return compare(to_trimesh(method()), true)
+    except CompletionError:
+        return FAILED
+
+
+def _decoded(completer: Completer, code: Tensor) -> Mesh:
+    return completer.mesh(Fit(code, Similarity(1.0, np.eye(3), np.zeros(3)), 0.0, 0), RESOLUTION)[0]
+
+
+def full_sample_methods(completer: Completer, file: Path) -> dict[str, Callable[[], Mesh]]:
+    """What each method makes of the samples of a whole shape, its frame known."""
+    checkpoint = completer.checkpoint
+    points, distances = read_samples(file)
+    picks = np.random.default_rng(0).permutation(len(points))[:FIT_SAMPLES]
+    rows = rows_of_samples(
+        torch.from_numpy(points[picks])[None].to(checkpoint.device),
+        torch.from_numpy(distances[picks])[None].to(checkpoint.device),
+        checkpoint.clamping_distance,
+    )
+    ranked = nearest_codes(completer, rows)
+    return {
+        "ours": lambda: _decoded(completer, _full_fit(completer, rows, ranked[:3])),
+        "nearest training code": lambda: _decoded(completer, ranked[0]),
+        "mean code": lambda: _decoded(completer, checkpoint.prior.mean),
+        "Adam recipe": lambda: _decoded(completer, _full_adam(completer, rows)),
+    }
+
+
+@torch.no_grad()
+def nearest_codes(completer: Completer, rows: Rows) -> Tensor:
+    """Training codes (N, L), those whose field fits the rows best first."""
+    checkpoint = completer.checkpoint
+    some = rows.some(torch.arange(0, len(rows), 8, device=checkpoint.device))
+    codes = completer.start_codes().codes[1:]
+    fields = checkpoint.decoder(codes, some.points.expand(len(codes), -1, -1))
+    misfit = (fields - torch.maximum(torch.minimum(fields, some.upper), some.lower)).abs().mean(dim=1)
+    return codes[misfit.argsort()]
+
+
+def _full_fit(completer: Completer, rows: Rows, starts: Tensor) -> Tensor:
+    checkpoint = completer.checkpoint
+    codes = torch.cat([checkpoint.prior.mean[None], starts])
+    solver = LevenbergMarquardt(checkpoint.decoder, checkpoint.prior, rows, codes, settings=FULL_FIT)
+    while not solver.finished:
+        solver.step()
+    return solver.codes[int(solver.cost.argmin())]
+
+
+def _full_adam(completer: Completer, rows: Rows) -> Tensor:
+    checkpoint = completer.checkpoint
+    known = torch.zeros(1, 4, device=checkpoint.device)
+    solver = Adam(checkpoint.decoder, rows, checkpoint.codes.shape[1], known, checkpoint.clamping_distance)
+    while not solver.finished:
+        solver.step()
+    return solver.codes[0].detach()
+
+
+def one_view(true: trimesh.Trimesh, normalization: Normalization, view: int, views: int = 16) -> View:
+    """One frame of a depth camera looking at the shape in its own metres, by number."""
+    raw = true.copy()
+    raw.vertices = normalization.invert(true.vertices)
+    centre = -normalization.offset
+    eye = centre + viewpoints(views, seed=1, radius=1 / normalization.scale)[view]
+    return depth_view(raw, eye, target=centre, width=160, height=120)
+
+
+def completion_methods(
+    completer: Completer, view: View, normalization: Normalization
+) -> dict[str, Callable[[], Mesh]]:
+    """What each method makes of one view whose place and size are unknown, in the unit-ball frame."""
+    to_ball = Similarity(normalization.scale, np.eye(3), normalization.offset * normalization.scale)
+    observation = observe(view.points, None, view.viewpoint, view.background)
+    starts = completer.start_codes()
+    training = StartCodes(starts.codes[1:], starts.extents[1:])
+    mean = StartCodes(starts.codes[:1], starts.extents[:1])
+
+    def of_fit(fit: Fit) -> Mesh:
+        to_canonical = fit.placement.after(observation.from_scan)
+        return completer.mesh(fit, RESOLUTION)[0].moved(to_ball.after(to_canonical.inverse()))
+
+    return {
+        "ours": lambda: of_fit(completer.fit(observation, "lm", 0)),
+        "nearest training code": lambda: of_fit(_placed_only(completer, observation, training)),
+        "mean code": lambda: of_fit(_placed_only(completer, observation, mean)),
+        "Adam recipe": lambda: of_fit(completer.fit(observation, "adam", 0)),
+    }
+
+
+def _placed_only(completer: Completer, observation: Observation, starts: StartCodes) -> Fit:
+    """The best of the start codes as it is, with its placement fitted as ours is."""
+    best = completer.screen(observation, 0, starts)
+    fits = [_with_code_held(completer, observation, best, index) for index in range(len(best.origin))]
+    return min(fits, key=lambda fit: fit.residual)
+
+
+def _with_code_held(completer: Completer, observation: Observation, starts: Hypotheses, index: int) -> Fit:
+    one = starts.of(torch.tensor([index], device=starts.codes.device))
+    length = one.codes.shape[1]
+    held = CodePrior(one.codes[0], 1e9 * torch.eye(length, device=one.codes.device))
+    return completer.fit_starts(observation, one, held, seed=2)
+
+
+def tasks(shapes: list[Shape], known: list[str], sampled: set[str], views: int) -> Iterator[Task]:
+    """Every measurement of the report."""
+    for shape in shapes:
+        if shape.id in known:
+            yield Task("known", shape)
+    unseen = [shape for shape in shapes if shape.id not in known]
+    for shape in unseen:
+        if shape.id in sampled:
+            yield Task("unseen", shape)
+        for view in range(views):
+            yield Task("completion", shape, view)
+
+
+def summary(measured: list[Measured]) -> dict[str, dict[str, dict[str, float]]]:
+    """Section → method → figures. A method that made no mesh counts as the worst in the median."""
+    groups: dict[tuple[str, str], list[Comparison]] = defaultdict(list)
+    for one in measured:
+        groups[one.section, one.method].append(one.comparison)
+    figures: dict[str, dict[str, dict[str, float]]] = defaultdict(dict)
+    for (section, method), comparisons in sorted(groups.items()):
+        chamfer = 1000 * np.array([c.chamfer for c in comparisons])
+        figures[section][method] = {
+            "count": len(comparisons),
+            "failed": int(np.isnan(chamfer).sum()),
+            "chamfer_median": float(np.median(np.nan_to_num(chamfer, nan=np.inf))),
+            "chamfer_mean": float(np.nanmean(chamfer)),
+            "accuracy": float(np.nanmean([c.accuracy for c in comparisons])),
+            "completeness": float(np.mean([c.completeness for c in comparisons])),
+            "cosine": float(np.mean([c.cosine for c in comparisons])),
+        }
+    return dict(figures)
+
+
+def print_tables(figures: dict[str, dict[str, dict[str, float]]]) -> None:
+    """The figures as a person reads them."""
+    for section, methods in figures.items():
+        table = Table(title=f"{section}: Chamfer distance ×10³, unit-ball frame")
+        columns = ["chamfer_median", "chamfer_mean", "accuracy", "completeness", "cosine", "failed", "count"]
+        for column in ["method", *columns]:
+            table.add_column(column)
+        for method in METHODS:
+            if method in methods:
+                table.add_row(method, *(f"{methods[method][column]:.3g}" for column in columns))
+        Console().print(table)
+
+
+def evaluate(
+    folder: Path, data: Path, split: str, views: int, device: str, jobs: int, quick: bool
+) -> list[Measured]:
+    """Measure everything over processes."""
+    shapes = [shape for shape in read_shapes(folder) if shape.split in ("train", split)]
+    checkpoint = load_checkpoint(folder, "cpu")
+    known = [name for name in checkpoint.shapes if VARIANT_MARK not in name]
+    samples = data / "samples" / folder.name
+    sampled = {shape.id for shape in shapes if sample_path(samples, shape).exists()}
+    todo = list(tasks(shapes, known, sampled, views))
+    if quick:
+        todo = [task for section in ("known", "unseen", "completion") for task in _first(todo, section, 2)]
+    measured = []
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool, Progress() as progress:
+        bar = progress.add_task("measure", total=len(todo))
+        running = [pool.submit(measure, task, folder, data, device) for task in todo]
+        for future in as_completed(running):
+            measured += future.result()
+            progress.advance(bar)
+    return measured
+
+
+def _first(todo: list[Task], section: str, count: int) -> list[Task]:
+    return [task for task in todo if task.section == section][:count]
+
+
+def draw_pictures(folder: Path, data: Path, shapes: list[Shape], device: str) -> dict[str, tuple[str, Path]]:
+    """Sheets of known, unseen and completed shapes beside the true ones; title → (caption, file)."""
+    completer = _completer(folder, device)
+    known = [shape for shape in shapes if shape.id in completer.checkpoint.shapes][::4]
+    unseen = [shape for shape in shapes if shape.id not in completer.checkpoint.shapes]
+    captions = {
+        "Known shapes": ("Pairs: the original, and what its code decodes to.", known, _known_cells, 6),
+        "Unseen shapes": (
+            "Pairs: the original, and the fit to samples of the whole.",
+            unseen,
+            _unseen_cells,
+            6,
+        ),
+        "Completions": ("Threes: one depth view, its completion, the original.", unseen, _view_cells, 6),
+    }
+    pictures = {}
+    for title, (caption, some, draw, width) in captions.items():
+        cells = [cell for shape in some for cell in draw(completer, data, shape)]
+        file = folder / "report" / f"{title.lower().replace(' ', '_')}.png"
+        save_sheet(in_rows(cells, width), file)
+        pictures[title] = (caption, file)
+    return pictures
+
+
+def _known_cells(completer: Completer, data: Path, shape: Shape) -> Row:
+    code = completer.checkpoint.codes[completer.checkpoint.shapes.index(shape.id)]
+    return [(shape.id, true_shape(shape, data)[0]), ("decoded", _decoded(completer, code))]
+
+
+def _unseen_cells(completer: Completer, data: Path, shape: Shape) -> Row:
+    file = sample_path(data / "samples" / completer.checkpoint.name, shape)
+    if not file.exists():
+        return []
+    fitted = full_sample_methods(completer, file)["ours"]()
+    return [(shape.id, true_shape(shape, data)[0]), ("fitted", fitted)]
+
+
+def _view_cells(completer: Completer, data: Path, shape: Shape) -> Row:
+    true, normalization = true_shape(shape, data)
+    view = one_view(true, normalization, 0)
+    completed = completion_methods(completer, view, normalization)["ours"]()
+    return [(shape.id, normalization.apply(view.points)), ("completed", completed), ("true", true)]
+
+
+def rows_as_json(measured: list[Measured]) -> list[dict[str, Any]]:
+    """One plain record a measurement, in a stable order."""
+    ordered = sorted(measured, key=lambda one: (one.section, one.shape, one.view, METHODS.index(one.method)))
+    return [
+        {"section": one.section, "shape": one.shape, "view": one.view, "method": one.method}
+        | one.comparison.to_dict()
+        for one in ordered
+    ]
+
+
+def main() -> int:
+    """Measure, print, and write the figures into card.json and report.md."""
+    parser = argparse.ArgumentParser(prog="python -m model.training.evaluate", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--split", choices=["val", "test"], default="test", help="tune on val, publish test")
+    parser.add_argument("--views", type=int, default=6, help="views of each unseen shape")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument(
+        "--quick", action="store_true", help="two measurements a section; card and report stay"
+    )
+    parser.add_argument("--json", type=Path, help="write every single measurement here")
+    options = parser.parse_args()
+    measured = evaluate(
+        options.folder,
+        options.data,
+        options.split,
+        options.views,
+        options.device,
+        options.jobs,
+        options.quick,
+    )
+    figures = summary(measured)
+    print_tables(figures)
+    if options.json:
+        options.json.write_text(json.dumps(rows_as_json(measured), indent=1))
+    if not options.quick and options.split == "test":
+        write_card(options.folder, {**read_card(options.folder), "evaluation": figures})
+        shapes = [shape for shape in read_shapes(options.folder) if shape.split in ("train", "test")]
+        pictures = draw_pictures(options.folder, options.data, shapes, options.device)
+        write_report(options.folder, rows_as_json(measured), figures, pictures)
+    print(f"evaluate: {figures['completion']['ours']['chamfer_median']:.3f} median Chamfer distance x10^3")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

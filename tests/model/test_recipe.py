@@ -1,0 +1,68 @@
+"""Recipes: read strictly, so that a misspelt setting is an error and not a silent default."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from model.decoder import Decoder
+from model.training.recipe import DecoderRecipe, Recipe, load_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAD = 'name = "a"\ndescription = "b"\ncategory = "c"\n'
+
+
+def read(folder: Path, text: str) -> Recipe:
+    (folder / "recipe.toml").write_text(HEAD + text)
+    return load_recipe(folder)
+
+
+def test_what_is_written_is_set_and_the_rest_is_default(tmp_path: Path) -> None:
+    recipe = read(tmp_path, "[decoder]\nwidth = 64\n[training]\nsteps = 7\n")
+    assert (recipe.decoder.width, recipe.training.steps) == (64, 7)
+    assert recipe.decoder.depth == DecoderRecipe().depth
+    assert recipe.samples == Recipe(name="a", description="b", category="c").samples
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("colour = 1\n", "colour"),
+        ("[decoder]\nwdith = 64\n", "wdith"),
+        ("[training]\nlearning_rate = 1e-3\n", "learning_rate"),
+        ("[trainning]\nsteps = 3\n", "trainning"),
+        ("[training]\nsteps = 0\n", "steps"),
+        ("[samples]\nskin = -0.1\n", "skin"),
+        ("[decoder]\ndropout = 1.0\n", "dropout"),
+        ('[training]\nsteps = "many"\n', "steps"),
+    ],
+)
+def test_an_unknown_or_impossible_setting_is_refused_by_name(text: str, named: str, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match=named):
+        read(tmp_path, text)
+
+
+def test_a_recipe_without_a_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text('description = "b"\n')
+    with pytest.raises(ValidationError, match="name"):
+        load_recipe(tmp_path)
+
+
+def test_a_recipe_cannot_be_changed_after_it_was_read(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError):
+        read(tmp_path, "").training.steps = 5
+
+
+def test_the_defaults_build_a_decoder_of_their_own_size() -> None:
+    recipe = DecoderRecipe()
+    decoder = Decoder(recipe.spec())
+    assert decoder.spec.to_dict() == recipe.model_dump()
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent for path in ROOT.glob("checkpoints/*/recipe.toml")), ids=str)
+def test_every_recipe_of_this_repository_is_valid_and_named_as_its_folder(folder: Path) -> None:
+    recipe = load_recipe(folder)
+    assert recipe.name == folder.name
+    Decoder(recipe.decoder.spec())
