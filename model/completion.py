@@ -27,8 +27,9 @@ _PHASE_STARTS: dict[Phase, tuple[float, float]] = {
     "mesh": (0.85, 1.0),
 }
 
-SCALE_SHARES = (1.0, 0.9, 0.8)
-"""Scales tried for each start code: shares of the largest at which the scan fits its bounding box."""
+SCALE_SHARES = (1.2, 1.1, 1.0, 0.9)
+"""Scales tried for each start code: shares of the largest at which the scan fits its bounding box. Above
+1 because the start code's shape is not the scanned one, and its tightest side may be tighter."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ class Completion:
 class Effort:
     """How many hypotheses are tried, and on how many rows (surface, free space) each round looks."""
 
-    screened_rows: tuple[int, int] = (48, 32)
-    rescreened: int = 192
+    screened_rows: tuple[int, int] = (72, 48)
+    rescreened: int = 256
     rescreened_rows: tuple[int, int] = (192, 96)
     tried: int = 8
     tried_rows: tuple[int, int] = (384, 256)
@@ -185,7 +186,7 @@ class Completer:
             raise CompletionError("unusable_scan", str(error)) from error
         clock.report("observe", 1, 1)
         fit = self.fit(observation, solver, seed, clock)
-        mesh, evaluations = self.mesh(fit, resolution)
+        mesh, evaluations = self.mesh(fit, resolution, clock)
         clock.report("mesh", 1, 1, fit.residual)
         to_canonical = fit.placement.after(observation.from_scan)
         mesh = mesh.moved(to_canonical.inverse())
@@ -218,7 +219,7 @@ class Completer:
         self, observation: Observation, seed: int, starts: StartCodes, clock: _Clock | None = None
     ) -> Hypotheses:
         """The best placement of each of the best start codes, by forward passes on few points."""
-        effort = self.effort
+        effort, clock = self.effort, clock or _Clock(None)
         tried = hypotheses(starts, observation)
         tried = self._best(
             tried, self._rows(observation, effort.screened_rows, seed), effort.rescreened, clock
@@ -230,7 +231,7 @@ class Completer:
             seen.setdefault(origin, index)
         return tried.of(torch.tensor(list(seen.values())[: effort.tried], device=tried.codes.device))
 
-    def _best(self, starts: Hypotheses, rows: Rows, count: int, clock: _Clock | None) -> Hypotheses:
+    def _best(self, starts: Hypotheses, rows: Rows, count: int, clock: _Clock) -> Hypotheses:
         """The `count` starts with the smallest objective, best first."""
         checkpoint, costs = self.checkpoint, []
         for part in torch.arange(len(starts.origin), device=checkpoint.device).split(200):
@@ -240,8 +241,7 @@ class Completer:
                     checkpoint.decoder, checkpoint.prior, rows, some.codes, some.placements, self.settings
                 )
             )
-            if clock:
-                clock.report("observe", 1, 1)
+            clock.report("fit", 0, self._fit_steps)
         return starts.of(torch.cat(costs).argsort()[:count])
 
     def _fit_lm(self, observation: Observation, seed: int, clock: _Clock) -> Fit:
@@ -291,10 +291,13 @@ class Completer:
         )
 
     def _run(self, solver: LevenbergMarquardt, before: int, clock: _Clock) -> None:
-        total = self.effort.tried_steps + self.settings.steps
         while not solver.finished:
             solver.step()
-            clock.report("fit", before + solver.steps_taken, total, float(solver.residual.min()))
+            clock.report("fit", before + solver.steps_taken, self._fit_steps, float(solver.residual.min()))
+
+    @property
+    def _fit_steps(self) -> int:
+        return self.effort.tried_steps + self.settings.steps
 
     def _fit_adam(self, observation: Observation, seed: int, clock: _Clock) -> Fit:
         checkpoint = self.checkpoint
@@ -316,14 +319,20 @@ class Completer:
             adam.codes[0].detach(), _similarity(start.placements[0]), float(adam.residual[0]), adam.steps
         )
 
-    def mesh(self, fit: Fit, resolution: int) -> tuple[Mesh, int]:
+    def mesh(self, fit: Fit, resolution: int, clock: _Clock | None = None) -> tuple[Mesh, int]:
         """The fitted shape in the canonical frame, and how often the field was evaluated for it.
 
         Raises CompletionError `no_surface`.
         """
-        checkpoint = self.checkpoint
+        checkpoint, clock = self.checkpoint, clock or _Clock(None)
+
+        def on_chunk() -> None:
+            clock.report("mesh", 0, 1, fit.residual)
+
         try:
-            extraction = extract_surface(checkpoint.decoder, fit.code, resolution, checkpoint.skin)
+            extraction = extract_surface(
+                checkpoint.decoder, fit.code, resolution, checkpoint.skin, on_chunk=on_chunk
+            )
         except NoSurface as error:
             detail = f"the fitted shape is empty ({error}): check the scan's up axis, or try another model"
             raise CompletionError("no_surface", detail) from error

@@ -99,7 +99,7 @@ class CodePrior:
 class FitSettings:
     """How a fit weighs and walks."""
 
-    prior_weight: float = 3e-6  # λ
+    prior_weight: float = 2e-6  # λ
     huber: float = 0.03  # residuals beyond it count linearly; the observation's unit
     steps: int = 30
     tolerance: float = 1e-3  # relative decrease of E under which a problem is done

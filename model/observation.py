@@ -147,10 +147,10 @@ def _background_samples(directions: Array, eye: Array, rng: np.random.Generator)
 class RowWeights:
     """How the parts of an observation are weighed; each part's rows share its weight."""
 
-    eta: float = 0.02  # η: distance off the surface of the two samples along the normal, canonical units
+    eta: float = 0.03  # η: distance off the surface of the two samples along the normal, canonical units
     surface: float = 1.0
     free: float = 2.0
-    background: float = 2.0
+    background: float = 4.0
 
 
 def rows_of(

@@ -24,6 +24,9 @@ from model.mesh import Mesh
 Field = Callable[[Tensor], Tensor]
 """Signed distances (N,) of (N, 3) canonical points."""
 
+OnChunk = Callable[[], None]
+"""Called between chunks of evaluations; what it raises ends the extraction."""
+
 HALF_WIDTH = 1.04
 """The grid spans [-HALF_WIDTH, HALF_WIDTH]³: the unit ball and a margin for the closed border."""
 
@@ -46,11 +49,12 @@ class Extraction:
     evaluations: int
 
 
-def decoded_field(decoder: Decoder, code: Tensor) -> Field:
-    """f(z, ·) of one (L,) code, its part of the network computed once."""
+def decoded_field(decoder: Decoder, code: Tensor, on_chunk: OnChunk = lambda: None) -> Field:
+    """f(z, ·) of one (L,) code, its part of the network computed once; `on_chunk` is called at each use."""
     constants = [constant.unsqueeze(1) for constant in decoder.fold(code.unsqueeze(0))]
 
     def field(points: Tensor) -> Tensor:
+        on_chunk()
         return decoder.evaluate(constants, points.unsqueeze(0)).squeeze(0)
 
     return field
@@ -151,14 +155,20 @@ def triangulate(volume: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArr
 
 
 def extract_surface(
-    decoder: Decoder, code: Tensor, resolution: int, skin: float = 0.0, *, dense: bool = False
+    decoder: Decoder,
+    code: Tensor,
+    resolution: int,
+    skin: float = 0.0,
+    *,
+    dense: bool = False,
+    on_chunk: OnChunk = lambda: None,
 ) -> Extraction:
     """The closed zero level set of f(code, ·) on a grid of `resolution` cells an edge.
 
     `code` is (L,). `skin` is the τ by which the decoder's shapes are thickened: vertices go back by it
     where the part is thick enough. Raises NoSurface.
     """
-    field = decoded_field(decoder, code)
+    field = decoded_field(decoder, code, on_chunk)
     sample = dense_volume if dense else sparse_volume
     volume, evaluations = sample(field, resolution, code.device)
     vertices, faces = triangulate(volume)

@@ -289,7 +289,7 @@ def draw_pictures(folder: Path, data: Path, shapes: list[Shape], device: str) ->
     captions = {
         "Known shapes": ("Pairs: the original, and what its code decodes to.", known, _known_cells, 6),
         "Unseen shapes": (
-            "Pairs: the original, and the fit to samples of the whole.",
+            "Pairs: the original, and the fit to its samples.",
             unseen,
             _unseen_cells,
             6,
@@ -344,9 +344,7 @@ def main() -> int:
     parser.add_argument("--views", type=int, default=6, help="views of each unseen shape")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument(
-        "--quick", action="store_true", help="two measurements a section; card and report stay"
-    )
+    parser.add_argument("--quick", action="store_true", help="two measurements a section, nothing written")
     parser.add_argument("--json", type=Path, help="write every single measurement here")
     options = parser.parse_args()
     measured = evaluate(

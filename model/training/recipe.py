@@ -81,6 +81,6 @@ class Recipe(_Section):
 
 
 def load_recipe(folder: Path) -> Recipe:
-    """Read a checkpoint folder's `recipe.toml`; raises pydantic's ValidationError, which names the setting."""
+    """Read a folder's `recipe.toml`; raises pydantic's ValidationError, which names the setting."""
     with (folder / "recipe.toml").open("rb") as file:
         return Recipe.model_validate(tomllib.load(file))

@@ -216,7 +216,7 @@ def write_points(shape: trimesh.Trimesh, out: Path, options: argparse.Namespace)
     view = _view(shape, shape, options, rng, width=960, height=720)
     count = min(options.points, len(view.points))
     points = view.points[np.sort(rng.choice(len(view.points), count, replace=False))]
-    cloud = trimesh.PointCloud(points.astype(np.float32))  # type: ignore[no-untyped-call]
+    cloud = trimesh.PointCloud(points.astype(np.float32))
     write_ply(cloud, out.with_suffix(".ply"))
     return {"scan": f"{out.name}.ply", "viewpoint": view.viewpoint.round(6).tolist()}
 
