@@ -65,7 +65,9 @@ class Completion(BaseModel):
     )
     step: int = 0
     steps: int = 0
-    residual: float | None = Field(default=None, description="Distance of fit and scan, in unit-ball units.")
+    residual: float | None = Field(
+        default=None, description="Mean misfit to what was observed, in radii of the scan."
+    )
     progress: float = Field(default=0.0, ge=0, le=1)
     queue_position: int | None = Field(
         default=None, description="1 is the next one; null once it has left the queue."

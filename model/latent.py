@@ -356,7 +356,7 @@ class Adam:
         clamped = distances.clamp(-self.clamping_distance, self.clamping_distance)
         weights = _active_weights(rows, beyond)
         loss = (weights * residuals(clamped, rows).abs()).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-12)
-        self.residual = loss.detach()
+        self.residual = loss.detach() / self.placements[:, 0].exp()
         return loss + self.code_penalty * self.codes.square().mean(dim=1)
 
 

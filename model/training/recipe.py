@@ -65,7 +65,7 @@ class TrainingRecipe(_Section):
     float32_share: float = Field(
         0.2, ge=0, le=1, description="share of the steps, the last, without bfloat16"
     )
-    save_every: int = Field(500, gt=0, description="steps between resumable states")
+    save_every: int = Field(500, gt=0, description="steps between resumable states, a multiple of 50")
     seed: int = 0
 
 

@@ -118,8 +118,11 @@ class Trainer:
         """Go on from a `state`; raises ValueError if it was made from other shapes."""
         if state["names"] != self.data.names:
             raise ValueError("the saved state was trained on other shapes: remove the training folder")
+        try:
+            self.decoder.load_state_dict(state["decoder"])
+        except RuntimeError as error:
+            raise ValueError("the saved state has another decoder: remove the training folder") from error
         self.step_count = state["step"]
-        self.decoder.load_state_dict(state["decoder"])
         with torch.no_grad():
             self.codes.copy_(state["codes"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -136,10 +136,10 @@ def test_auto_takes_the_gpu_where_there_is_one() -> None:
 def test_the_codes_of_a_checkpoint_decode_to_its_shapes(tiny_checkpoint: Path) -> None:
     """Names, codes and extents are of one order: each code's inside spans its own extent."""
     tiny = load_checkpoint(tiny_checkpoint, "cpu")
-    axis = torch.linspace(-1, 1, 41)
+    axis = torch.linspace(-1, 1, 31)
     grid = torch.cartesian_prod(axis, axis, axis)
     distances = tiny.decoder(tiny.codes, grid.expand(len(tiny.codes), -1, -1))
     for name, extent, distance in zip(tiny.shapes, tiny.extents, distances, strict=True):
         inside = grid[distance < 0]
         found = torch.stack([inside.amin(dim=0), inside.amax(dim=0)])
-        assert torch.allclose(found, extent, atol=0.08), name
+        assert torch.allclose(found, extent, atol=0.1), name
