@@ -14,10 +14,10 @@ RUN python -c "import tomllib; wanted = tomllib.load(open('pyproject.toml', 'rb'
     && pip install -r requirements.txt
 COPY app app
 COPY checkpoints checkpoints
-USER deepsdf
+USER 1000
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
-    CMD python -c "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=2)"
+    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/healthz', timeout=2)"]
 CMD ["uvicorn", "app.main:create_app", "--factory", "--host", "0.0.0.0", "--port", "8000"]
 
 FROM base AS worker
@@ -30,9 +30,8 @@ COPY app app
 COPY model model
 COPY worker worker
 COPY checkpoints checkpoints
-USER deepsdf
+USER 1000
 # Longer than the lease: a worker that has lost its heartbeat is not among the live ones.
 HEALTHCHECK --interval=15s --timeout=10s --start-period=60s \
-    CMD python -c "from app.queue import *; from app.settings import get_settings as s; \
-      exit(not CompletionQueue(connect(s(), 1), s()).live_workers())"
+    CMD ["python", "-c", "from app.queue import *; from app.settings import get_settings as s; exit(not CompletionQueue(connect(s(), 1), s()).live_workers())"]
 CMD ["python", "-m", "worker"]
