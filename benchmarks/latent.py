@@ -5,9 +5,10 @@ The time of all 800 iterations of `model.latent.Adam`, divided by the time in wh
 canonical frame; the error is the mean clamped L1 distance on the rest, which neither sees. The same means 1 %
 more at most. Evaluating the error is in neither time.
 
-Levenberg–Marquardt starts from the best of the mean code and the codes of the training shapes on a few samples
-(this screening is in its time), on few samples at first and on twice as many whenever it has converged. A shape
-on which it never gets there counts as ratio 0. The shapes run one after the other, both solvers on each.
+Levenberg–Marquardt starts from the mean code and the three codes of training shapes that agree best with a
+few samples, all four on few samples; the best goes on with more, and with twice as many whenever it has
+converged. All of that is in its time. A shape on which it never gets there counts as ratio 0. The shapes run
+one after the other, both solvers on each. The constants were chosen on the split `val`, never on `test`.
 
 The published recipe has no stopping rule, so `patient_ratio` takes away what it loses by that: it divides the
 time after which Adam is first within 1 % of its own last error, which only hindsight tells.
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import torch
@@ -25,15 +26,24 @@ from torch import Tensor
 
 from benchmarks import common
 from model.checkpoint import Checkpoint
-from model.latent import Adam, FitSettings, LevenbergMarquardt, Rows, objective, rows_of_samples
+from model.latent import (
+    PLACEMENT_SIZE,
+    Adam,
+    FitSettings,
+    LevenbergMarquardt,
+    Rows,
+    objective,
+    rows_of_samples,
+)
 
 FITTED_SHARE = 0.8
 MARGIN = 1.01
 LOOK_EVERY = 10  # iterations of Adam between two looks at its error
 
-SETTINGS = FitSettings(prior_weight=1e-6, huber=0.005, steps=40, tolerance=1e-2, solve_placement=False)
+SETTINGS = FitSettings(prior_weight=1e-8, huber=0.01, steps=40, tolerance=1e-3, solve_placement=False)
 SCREENING_ROWS = 500
-FIRST_ROWS = 2000
+STARTS, TRIED_ROWS, TRIED_STEPS = 4, 1000, 8
+FIRST_ROWS = 4000  # of the best start alone
 QUICK_STEPS = 300
 
 
@@ -85,7 +95,7 @@ def held_out_error(checkpoint: Checkpoint, points: Tensor, distances: Tensor) ->
 def adam(checkpoint: Checkpoint, rows: Rows, steps: int) -> Iterator[Tensor]:
     """The code (1, L) after every LOOK_EVERY steps of the published recipe, or of one of other length."""
     length = checkpoint.codes.shape[1]
-    fit = Adam(checkpoint.decoder, rows, length, torch.zeros(1, 4), checkpoint.clamping_distance)
+    fit = Adam(checkpoint.decoder, rows, length, torch.zeros(1, PLACEMENT_SIZE), checkpoint.clamping_distance)
     fit.steps = steps
     while not fit.finished:
         fit.step()
@@ -94,30 +104,42 @@ def adam(checkpoint: Checkpoint, rows: Rows, steps: int) -> Iterator[Tensor]:
 
 
 def levenberg_marquardt(checkpoint: Checkpoint, rows: Rows) -> Iterator[Tensor]:
-    """The code (1, L) after every step, on more and more rows."""
-    code, count = screened(checkpoint, rows), FIRST_ROWS
-    while True:
-        some = rows.some(torch.arange(min(count, len(rows))))
-        fit = LevenbergMarquardt(checkpoint.decoder, checkpoint.prior, some, code, settings=SETTINGS)
+    """The best code (1, L) after every step, on more and more rows."""
+    codes = screened(checkpoint, rows)
+    for count in row_counts(len(rows)):
+        settings = SETTINGS if len(codes) == 1 else replace(SETTINGS, steps=TRIED_STEPS)
+        some = rows.some(torch.arange(count))
+        fit = LevenbergMarquardt(checkpoint.decoder, checkpoint.prior, some, codes, settings=settings)
         while not fit.finished:
             fit.step()
-            yield fit.codes
-        if count >= len(rows):
-            return
-        code, count = fit.codes, 2 * count
+            yield _best(fit)
+        codes = _best(fit)
+
+
+def row_counts(total: int) -> list[int]:
+    """How many rows are looked at in turn, in the end all of them."""
+    counts = [TRIED_ROWS]
+    while counts[-1] < total:
+        counts.append(max(FIRST_ROWS, 2 * counts[-1]))
+    return [min(count, total) for count in counts]
+
+
+def _best(fit: LevenbergMarquardt) -> Tensor:
+    return fit.codes[fit.cost.argmin()][None]
 
 
 def screened(checkpoint: Checkpoint, rows: Rows) -> Tensor:
-    """The best start (1, L): the mean code or that of a training shape."""
+    """Starts (STARTS, L): the mean code and the best of the training shapes, deformed variants aside."""
     own = [index for index, name in enumerate(checkpoint.shapes) if "__v" not in name]
-    codes = torch.cat([checkpoint.prior.mean[None], checkpoint.codes[own]])
-    some, placements = rows.some(torch.arange(min(SCREENING_ROWS, len(rows)))), torch.zeros(len(codes), 4)
+    codes, mean = checkpoint.codes[own], checkpoint.prior.mean[None]
+    some = rows.some(torch.arange(min(SCREENING_ROWS, len(rows))))
+    placements = torch.zeros(len(codes), PLACEMENT_SIZE)
     costs = objective(checkpoint.decoder, checkpoint.prior, some, codes, placements, SETTINGS)
-    return codes[costs.argmin()][None]
+    return torch.cat([mean, codes[costs.argsort()[: STARTS - 1]]])
 
 
 def run_adam(codes: Iterator[Tensor], error: Error) -> tuple[float, float, float]:
-    """Adam's last error, its seconds, and those after which it stays within the margin of that error."""
+    """Adam's last error, its seconds, and those after which it is first within the margin of that error."""
     times, errors = zip(*((seconds, error(code)) for seconds, code in common.timed(codes)), strict=True)
     first = next(t for t, e in zip(times, errors, strict=True) if e <= MARGIN * errors[-1])
     return errors[-1], times[-1], first
@@ -126,16 +148,15 @@ def run_adam(codes: Iterator[Tensor], error: Error) -> tuple[float, float, float
 def run_until(codes: Iterator[Tensor], error: Error, target: float) -> tuple[float, float, int]:
     """Error, seconds and steps when the target is reached, or at the end if it never is."""
     for steps, (seconds, code) in enumerate(common.timed(codes), start=1):
-        if (now := error(code)) <= target:
-            break
+        now = error(code)
+        if now <= target:
+            return now, seconds, steps
     return now, seconds, steps
 
 
 def main(arguments: Iterable[str] | None = None) -> int:
     """Run the benchmark; exit status 1 if a shape's target is not reached."""
-    quick = (
-        f"one shape and {QUICK_STEPS} iterations of Adam (rate lowered half-way, as in 800): a lower ratio"
-    )
+    quick = f"one shape, and {QUICK_STEPS} iterations of Adam instead of 800: the ratio is lower"
     parser = common.parser(__doc__, quick)
     common.add_data_options(parser)
     options = parser.parse_args(None if arguments is None else list(arguments))
@@ -148,7 +169,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
         common.progress.print(f"{shape.name}: {races[-1].ratio:.0f} times faster")
     reached = sum(one.reached for one in races)
     print(
-        f"{len(races)} unseen shapes, {steps} iterations of Adam; its error reached on {reached} of {len(races)}"
+        f"{options.split} shapes, {steps} iterations of Adam: its error reached on {reached} of {len(races)}"
     )
     number = median(one.ratio for one in races)
     common.tell(options, "latent", number, "times faster", races, adam_steps=steps, reached=reached)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -82,11 +83,14 @@ def write_card(folder: Path, card: dict[str, Any]) -> None:
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """Read card.json; raises BadCheckpoint if there is none."""
+    """Read card.json; raises BadCheckpoint if there is none that can be read."""
     file = folder / CARD_FILE
     if not file.exists():
         raise BadCheckpoint(f"{folder} is no checkpoint: it has no {CARD_FILE}")
-    card: dict[str, Any] = json.loads(file.read_text())
+    try:
+        card: dict[str, Any] = json.loads(file.read_text())
+    except ValueError as error:
+        raise BadCheckpoint(f"{file} is not JSON: {error}") from error
     return card
 
 
@@ -96,13 +100,16 @@ def load_checkpoint(folder: Path, device: str = "auto") -> Checkpoint:
     Raises BadCheckpoint if a file is missing or does not fit the card.
     """
     card = read_card(folder)
-    device = choose_device(device)
-    decoder = Decoder(DecoderSpec(**card["decoder"]))
     try:
-        decoder.load_state_dict(load_file(folder / DECODER_FILE))
-        latents = load_file(folder / LATENTS_FILE, device=device)
-    except (OSError, RuntimeError) as error:
+        return _loaded(folder, card, choose_device(device))
+    except (OSError, RuntimeError, SafetensorError, KeyError, TypeError) as error:
         raise BadCheckpoint(f"{folder} cannot be loaded: {error}") from error
+
+
+def _loaded(folder: Path, card: dict[str, Any], device: str) -> Checkpoint:
+    decoder = Decoder(DecoderSpec(**card["decoder"]))
+    decoder.load_state_dict(load_file(folder / DECODER_FILE))
+    latents = load_file(folder / LATENTS_FILE, device=device)
     decoder.to(device).eval().requires_grad_(False)
     return Checkpoint(
         name=card["name"],

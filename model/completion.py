@@ -309,7 +309,7 @@ class Completer:
             rows,
             checkpoint.codes.shape[1],
             start.placements,
-            self.weights.eta + checkpoint.skin,
+            checkpoint.clamping_distance,
             seed,
         )
         while not adam.finished:

@@ -28,6 +28,9 @@ EDGE_VARIATION = 0.08
 SIGHT_REACH = 2.2
 """How far before a measured point its line of sight is sampled, in radii of the scan."""
 
+SIGHT_MARGIN = 0.05
+"""How far before the measured point its free line of sight ends, in radii of the scan."""
+
 BACKGROUND_REACH = 1.3
 """Radius of the sphere, in radii of the scan, in which rays that met nothing are sampled."""
 
@@ -78,6 +81,8 @@ def observe(
 
 def _finite(points: Array, normals: Array | None) -> tuple[Array, Array | None]:
     finite = np.isfinite(points).all(axis=1)
+    if normals is not None:
+        finite &= np.isfinite(normals).all(axis=1)
     if finite.sum() < MIN_POINTS:
         raise UnusableScan(f"a scan needs at least {MIN_POINTS} finite points, this one has {finite.sum()}")
     return points[finite].astype(float), None if normals is None else normals[finite].astype(float)
@@ -129,7 +134,8 @@ def _sight_samples(surface: Array, eye: Array, rng: np.random.Generator) -> Arra
     rays = targets - eye
     lengths = np.linalg.norm(rays, axis=1)
     start = np.maximum(lengths - SIGHT_REACH, 0)
-    along = start + rng.random(len(lengths)) * (lengths - start)
+    stop = np.maximum(lengths - SIGHT_MARGIN, start)
+    along = start + rng.random(len(lengths)) * (stop - start)
     return np.asarray(eye + rays * (along / np.maximum(lengths, 1e-12))[:, None])
 
 

@@ -148,9 +148,9 @@ def triangulate(volume: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArr
             face: list[slice | int] = [slice(None)] * 3
             face[axis] = border
             volume[tuple(face)] = np.maximum(volume[tuple(face)], cell)
-    if volume.min() >= 0:
+    if not volume.min() < 0:  # nor where the field is not a number
         raise NoSurface("the field is positive everywhere: nothing to mesh")
-    vertices, faces, _, _ = marching_cubes(volume, level=0.0, gradient_direction="ascent")
+    vertices, faces, _, _ = marching_cubes(volume, level=0.0, gradient_direction="descent")
     return (vertices * cell - HALF_WIDTH).astype(np.float32), faces.astype(np.int32)
 
 

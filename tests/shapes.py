@@ -78,7 +78,12 @@ TINY_RECIPE = Recipe(
     samples=SamplesRecipe(skin=0.0, points=8000, variants=0),
     decoder=DecoderRecipe(code_length=4, width=64, depth=4, skip_layer=2, octaves=1),
     training=TrainingRecipe(
-        steps=600, shapes_per_step=5, points_per_shape=512, decoder_rate=5e-3, code_rate=1e-2, float32_share=1.0
+        steps=600,
+        shapes_per_step=5,
+        points_per_shape=512,
+        decoder_rate=5e-3,
+        code_rate=1e-2,
+        float32_share=1.0,
     ),
 )
 

@@ -34,6 +34,8 @@ def sample_files(checkpoint: Path, data: Path, recipe: Recipe, split: str = "tra
         command = f"python -m model.training.samples {checkpoint} --data {data}"
         raise MissingSamples(f"{len(unseen)} of {len(shapes)} shapes have no samples: run `{command}`")
     accepted = [shape for shape in shapes if not quality[shape.id].rejected]
+    if not accepted:
+        raise MissingSamples(f"all {len(shapes)} shapes were rejected: see {folder / 'quality.csv'}")
     return [sample_path(folder, shape, variant) for shape in accepted for variant in range(variants + 1)]
 
 

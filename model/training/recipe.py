@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from model.decoder import DecoderSpec
 
@@ -43,17 +43,28 @@ class DecoderRecipe(_Section):
     dropout: float = Field(0.0, ge=0, lt=1)
     tanh: bool = False
 
+    @model_validator(mode="after")
+    def _skip_fits(self) -> DecoderRecipe:
+        fed = self.code_length + self.spec().point_features
+        if self.skip_layer >= self.depth:
+            raise ValueError(f"skip_layer {self.skip_layer} must be below depth {self.depth}")
+        if fed >= self.width:
+            raise ValueError(
+                f"width {self.width} must exceed the {fed} inputs that the skip layer is fed again"
+            )
+        return self
+
     def spec(self) -> DecoderSpec:
         """The same as the network wants it."""
         return DecoderSpec(**self.model_dump())
 
 
 class TrainingRecipe(_Section):
-    """The optimisation of decoder and codes together (METHOD: section 4 of the paper)."""
+    """The optimisation of decoder and codes together (paper, section 4)."""
 
     steps: int = Field(20_000, gt=0)
     shapes_per_step: int = Field(16, gt=0)
-    points_per_shape: int = Field(2048, gt=0)
+    points_per_shape: int = Field(2048, gt=0, multiple_of=2)
     clamping_distance: float = Field(0.1, gt=0)
     decoder_rate: float = Field(1.5e-3, gt=0, description="peak learning rate of the decoder")
     code_rate: float = Field(3e-3, gt=0, description="peak learning rate of the codes")

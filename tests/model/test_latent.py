@@ -46,7 +46,9 @@ def samples(solid: SignedDistance, count: int = 600, seed: int = 0) -> Rows:
 
 
 def batched(problems: list[Rows]) -> Rows:
-    return Rows(*(torch.cat(parts) for parts in zip(*(problem._parts() for problem in problems), strict=True)))
+    return Rows(
+        *(torch.cat(parts) for parts in zip(*(problem._parts() for problem in problems), strict=True))
+    )
 
 
 def interval_rows(count: int = 40, seed: int = 0) -> Rows:
@@ -365,7 +367,9 @@ def test_a_prior_of_fewer_codes_than_dimensions_is_still_proper() -> None:
 
 def test_a_problem_whose_rows_say_nothing_ends_at_the_prior_mean() -> None:
     torch.manual_seed(0)
-    decoder = Decoder(DecoderSpec(3, 16, 3, 2, weight_norm=False, dropout=0.0, tanh=False)).requires_grad_(False)
+    decoder = Decoder(DecoderSpec(3, 16, 3, 2, weight_norm=False, dropout=0.0, tanh=False)).requires_grad_(
+        False
+    )
     prior = CodePrior.from_codes(torch.randn(30, 3))
     fit = LevenbergMarquardt(decoder, prior, _silent_rows(), torch.ones(1, 3), settings=FIXED)
     while not fit.finished:

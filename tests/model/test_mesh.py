@@ -22,7 +22,9 @@ def ball() -> Mesh:
 
 
 def test_a_moved_mesh_keeps_its_faces_its_types_and_its_outward_side(ball: Mesh) -> None:
-    way = Similarity(200.0, Rotation.random(rng=np.random.default_rng(0)).as_matrix(), np.array([10.0, 500, 3]))
+    way = Similarity(
+        200.0, Rotation.random(rng=np.random.default_rng(0)).as_matrix(), np.array([10.0, 500, 3])
+    )
     moved = ball.moved(way)
     assert (moved.vertices.dtype, moved.faces.dtype) == (np.float32, np.int32)
     assert np.allclose((moved.vertices - way.translation) / 100, moved.normals, atol=1e-4)

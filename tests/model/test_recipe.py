@@ -61,7 +61,9 @@ def test_the_defaults_build_a_decoder_of_their_own_size() -> None:
     assert decoder.spec.to_dict() == recipe.model_dump()
 
 
-@pytest.mark.parametrize("folder", sorted(path.parent for path in ROOT.glob("checkpoints/*/recipe.toml")), ids=str)
+@pytest.mark.parametrize(
+    "folder", sorted(path.parent for path in ROOT.glob("checkpoints/*/recipe.toml")), ids=str
+)
 def test_every_recipe_of_this_repository_is_valid_and_named_as_its_folder(folder: Path) -> None:
     recipe = load_recipe(folder)
     assert recipe.name == folder.name

@@ -69,7 +69,9 @@ def cell(resolution: int) -> float:
 
 @pytest.mark.parametrize("resolution", [32, 64, 100])
 @pytest.mark.parametrize(("name", "bend"), [("sphere", 0.8), ("torus", 0.2)])
-def test_vertices_err_by_no_more_than_linear_interpolation_does(name: str, bend: float, resolution: int) -> None:
+def test_vertices_err_by_no_more_than_linear_interpolation_does(
+    name: str, bend: float, resolution: int
+) -> None:
     """On an edge of length h the error of a distance with curvature 1/r is at most h² / 8r."""
     mesh, h = extracted(SOLIDS[name], resolution).mesh, cell(resolution)
     assert np.abs(SOLIDS[name](mesh.vertices.astype(float))).max() < h**2 / (8 * (bend - h))
@@ -95,7 +97,11 @@ def test_a_mesh_is_closed_outward_and_of_the_solids_topology(name: str, euler: i
 
 
 def test_the_volume_is_that_of_the_solid() -> None:
-    exact = {"sphere": 4 / 3 * np.pi * 0.8**3, "box": 8 * 0.42 * 0.61 * 0.5, "torus": 2 * np.pi**2 * 0.6 * 0.2**2}
+    exact = {
+        "sphere": 4 / 3 * np.pi * 0.8**3,
+        "box": 8 * 0.42 * 0.61 * 0.5,
+        "torus": 2 * np.pi**2 * 0.6 * 0.2**2,
+    }
     for name, volume in exact.items():
         mesh = extracted(SOLIDS[name]).mesh
         assert np.isclose(closed(mesh.vertices, mesh.faces).volume, volume, rtol=0.02)

@@ -1,0 +1,117 @@
+"""Both benchmarks on a tiny model of solids, with samples in the files that they read of any model."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from shapes import ball_points, box
+
+from benchmarks import latent, surface
+from model.training.samples import Quality, sample_path
+from model.training.sources import Shape, read_shapes
+
+COLUMNS = [field.name for field in fields(Shape) if field.name != "size"] + ["width", "height", "depth"]
+UNSEEN = {"unseen_box": box(0.45, 0.4, 0.5), "rejected_box": box(0.4, 0.45, 0.5)}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with a list of unseen solids."""
+    folder = tmp_path_factory.mktemp("listed") / "tiny"
+    shutil.copytree(tiny_checkpoint, folder)
+    row = dict.fromkeys(COLUMNS, "none") | {
+        "split": "test",
+        "rotation": "",
+        "width": 1,
+        "height": 1,
+        "depth": 1,
+    }
+    write_csv(folder / "shapes.csv", [row | {"id": name} for name in UNSEEN])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Exact signed distances of the unseen solids, one of which is rejected."""
+    folder = tmp_path_factory.mktemp("data")
+    samples = folder / "samples" / "tiny"
+    samples.mkdir(parents=True)
+    row = dict.fromkeys((field.name for field in fields(Quality)), 0)
+    row |= {"category": "none", "split": "test", "rejected": ""}
+    rejected = {"unseen_box": "", "rejected_box": "open shell"}
+    write_csv(
+        samples / "quality.csv", [row | {"id": name, "rejected": why} for name, why in rejected.items()]
+    )
+    for shape in read_shapes(checkpoint):
+        if not rejected[shape.id]:
+            write_samples(shape, samples)
+    return folder
+
+
+def write_csv(path: Path, rows: list[dict[str, object]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_samples(shape: Shape, folder: Path) -> None:
+    points = ball_points(4000, np.random.default_rng(0))
+    rows = np.column_stack([points, UNSEEN[shape.id](points)]).astype(np.float32)
+    path = sample_path(folder, shape)
+    path.parent.mkdir(parents=True)
+    np.savez(path, pos=rows[rows[:, 3] >= 0], neg=rows[rows[:, 3] < 0])
+
+
+def last_number(printed: str, pattern: str) -> float:
+    found = re.fullmatch(pattern, printed.splitlines()[-1])
+    assert found, printed
+    return float(found[1])
+
+
+def test_levenberg_marquardt_is_faster_than_adam_on_an_unseen_solid(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "latent.json"
+    options = ["--quick", "--checkpoint", str(checkpoint), "--data", str(data), "--json", str(file)]
+    assert latent.main(options) == 0
+    ratio = last_number(capsys.readouterr().out, r"latent: ([\d.]+) times faster")
+    facts = json.loads(file.read_text())
+    (race,) = facts["shapes"]
+    assert ratio == pytest.approx(facts["number"], abs=0.05) and ratio > 1
+    assert race["shape"] == "unseen_box"
+    assert race["reached"] and race["lm_error"] <= latent.MARGIN * race["adam_error"]
+    assert race["patient_ratio"] <= race["ratio"]
+
+
+def test_the_coarse_to_fine_surface_is_the_dense_one_for_less(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "surface.json"
+    assert surface.main(["--quick", "--checkpoint", str(checkpoint), "--json", str(file)]) == 0
+    ratio = last_number(capsys.readouterr().out, r"surface: ([\d.]+) times fewer evaluations")
+    facts = json.loads(file.read_text())
+    (extraction,) = facts["shapes"]
+    assert ratio == pytest.approx(facts["number"], abs=0.05) and ratio > 1
+    assert facts["same_mesh"] and extraction["same_faces"] and extraction["vertices"] > 1000
+
+
+def test_missing_samples_end_with_the_commands_that_make_them(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"python -m model\.training\.samples .* --split test"):
+        latent.main(["--quick", "--checkpoint", str(checkpoint), "--data", str(tmp_path)])
+
+
+def test_a_lost_piece_of_the_surface_is_seen() -> None:
+    axis = np.linspace(-surface.HALF_WIDTH, surface.HALF_WIDTH, 33, dtype=np.float32)
+    x, y, z = np.meshgrid(axis, axis, axis, indexing="ij")
+    ball = np.sqrt(x**2 + y**2 + z**2) - 0.3
+    crumb = np.sqrt((x - 0.7) ** 2 + y**2 + z**2) - 0.1
+    deviation, _, same_faces = surface.difference(np.minimum(ball, crumb), ball)
+    assert deviation > 0.1 and not same_faces
