@@ -1,10 +1,12 @@
 """The zero level set of a decoded field as a closed mesh, evaluated coarse to fine.
 
 A cell whose centre is farther from the surface than its own half diagonal cannot hold any of it. So
-the field is evaluated at cell centres of a coarse grid, cells that may hold the surface are split in
-eight, and only the corners of the last ones are evaluated for marching cubes. Where the field says
-nothing of distance (beyond the clamping distance it was trained with) it is still larger than that
-distance, and the coarsest half diagonal is kept below it.
+the field is evaluated at cell centres of a coarse grid, and cells that may hold the surface are split
+in eight. From the last centres most corners of the final grid have a certain sign; the others are
+evaluated, and then those of every cell whose corners differ in sign, until all of these are exact:
+what marching cubes sees is what a dense grid would have shown it. Where the field says nothing of
+distance (beyond the clamping distance it was trained with) it is still larger than that distance,
+and the coarsest half diagonal is kept below it.
 """
 
 from __future__ import annotations
@@ -31,10 +33,12 @@ HALF_WIDTH = 1.04
 """The grid spans [-HALF_WIDTH, HALF_WIDTH]³: the unit ball and a margin for the closed border."""
 
 COARSEST_CELLS = 32
+COARSE_SLACK = 1.7
 SLACK = 1.1
-"""How much steeper than a true distance field the decoder may be where a cell is left out."""
+"""How much steeper than a true distance field the decoder may be where a cell is left out: generous where
+cells are few and a lost one would be a lost piece, tight at the last level, which corrects itself."""
 
-CHUNK = 65_536
+CHUNK = 16_384
 
 
 class NoSurface(Exception):
@@ -66,12 +70,17 @@ def _evaluate(field: Field, points: NDArray[np.float32], device: torch.device) -
     return torch.cat([field(chunk.to(device)).cpu() for chunk in chunks]).numpy()
 
 
-def _levels(resolution: int) -> list[int]:
-    """Cells along an edge, coarsest first, each twice the one before."""
-    levels = [resolution]
-    while levels[0] % 2 == 0 and levels[0] // 2 >= COARSEST_CELLS:
+def _centre_levels(resolution: int) -> list[int]:
+    """Cells along an edge at which centres are evaluated, coarsest first, up to half the resolution."""
+    levels = [resolution // 2] if resolution % 2 == 0 else []
+    while levels and levels[0] % 2 == 0 and levels[0] // 2 >= COARSEST_CELLS:
         levels.insert(0, levels[0] // 2)
-    return levels
+    return levels if levels and levels[0] >= COARSEST_CELLS else []
+
+
+def _rounded(resolution: int) -> int:
+    """The resolution, raised where it does not halve down to a coarse grid."""
+    return resolution if resolution < 2 * COARSEST_CELLS else -(-resolution // 8) * 8
 
 
 def _cell_size(cells: int) -> float:
@@ -94,45 +103,92 @@ def dense_volume(field: Field, resolution: int, device: torch.device) -> tuple[N
 
 
 def sparse_volume(field: Field, resolution: int, device: torch.device) -> tuple[NDArray[np.float32], int]:
-    """The field at (resolution+1)³ corners, exact at the corners of cells that may hold the surface.
+    """The field at (resolution+1)³ corners, exact at the corners of every cell that the surface crosses.
 
-    Elsewhere a corner has the value of the centre of a larger cell around it, which has its sign.
-    Returns the volume and how often the field was evaluated.
+    Elsewhere a corner has the value of a nearby cell centre of the same sign. Returns the volume and how
+    often the field was evaluated.
     """
-    levels = _levels(resolution)
+    levels = _centre_levels(resolution)
+    if not levels:
+        return dense_volume(field, resolution, device)
+    centres, evaluated, evaluations = _centre_volume(field, levels, device)
+    volume = _corners_of(centres)
+    exact = np.zeros(volume.shape, dtype=bool)
+    exact[tuple(2 * evaluated.T + 1)] = True
+    wanted = (np.abs(volume) <= SLACK * _reach(resolution)) & ~exact
+    while wanted.any():
+        corners = np.argwhere(wanted)
+        points = (corners * _cell_size(resolution) - HALF_WIDTH).astype(np.float32)
+        volume[wanted] = _evaluate(field, points, device)
+        evaluations += len(points)
+        exact |= wanted
+        wanted = _crossed(volume < 0) & ~exact
+    return volume, evaluations
+
+
+def _centre_volume(
+    field: Field, levels: list[int], device: torch.device
+) -> tuple[NDArray[np.float32], NDArray[np.int64], int]:
+    """The field at the centres of the last level's cells, or of a larger cell where that is far enough.
+
+    Returns the volume, the (N, 3) cells of the last level that were evaluated, and the evaluations.
+    """
     indices = np.indices((levels[0],) * 3).reshape(3, -1).T
-    volume = np.empty((levels[0],) * 3, dtype=np.float32)
+    volume = values = np.empty((levels[0],) * 3, dtype=np.float32)
     evaluations = 0
     for cells in levels:
+        if cells != levels[0]:
+            near = np.abs(values) <= COARSE_SLACK * _cell_size(cells // 2) * np.sqrt(3) / 2
+            indices = (2 * indices[near][:, None, :] + _CORNERS).reshape(-1, 3)
+            volume = volume.repeat(2, axis=0).repeat(2, axis=1).repeat(2, axis=2)
         values = _evaluate(field, _centres(indices, cells), device)
         evaluations += len(values)
         volume[tuple(indices.T)] = values
-        near = np.abs(values) <= SLACK * _cell_size(cells) * np.sqrt(3) / 2
-        if cells != resolution:
-            volume = volume.repeat(2, axis=0).repeat(2, axis=1).repeat(2, axis=2)
-            indices = (2 * indices[near][:, None, :] + _CORNERS).reshape(-1, 3)
-        else:
-            indices = indices[near]
-    return _with_exact_corners(field, volume, indices, device, evaluations)
+    return volume, indices, evaluations
 
 
-def _with_exact_corners(
-    field: Field,
-    volume: NDArray[np.float32],
-    cells: NDArray[np.int64],
-    device: torch.device,
-    evaluations: int,
-) -> tuple[NDArray[np.float32], int]:
-    resolution = volume.shape[0]
-    # A corner takes the value of the cell at its lower side, the last cell's at the upper border.
-    volume = np.pad(volume, ((0, 1),) * 3, mode="edge")
-    wanted = np.zeros(volume.shape, dtype=bool)
-    for corner in _CORNERS:
-        wanted[tuple((cells + corner).T)] = True
-    corners = np.argwhere(wanted)
-    points = (corners * _cell_size(resolution) - HALF_WIDTH).astype(np.float32)
-    volume[wanted] = _evaluate(field, points, device)
-    return volume, evaluations + len(points)
+def _corners_of(centres: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Corner values (2n+1)³ from n³ cell centres: of the cells around a corner, the value farthest from zero.
+
+    Every second corner along each axis is a centre itself.
+    """
+    for axis in range(3):
+        values = np.moveaxis(centres, axis, 0)
+        padded = np.pad(values, ((1, 1), (0, 0), (0, 0)), mode="edge")
+        low, high = padded[:-1], padded[1:]
+        corners = np.empty((2 * len(values) + 1, *values.shape[1:]), values.dtype)
+        corners[1::2] = values
+        corners[::2] = np.where(np.abs(low) > np.abs(high), low, high)
+        centres = np.moveaxis(corners, 0, axis)
+    return np.ascontiguousarray(centres)
+
+
+def _reach(resolution: int) -> NDArray[np.float32]:
+    """How far each corner lies from the centre that its value comes from."""
+    even = (np.arange(resolution + 1) % 2 == 0).astype(np.float32)
+    steps = even[:, None, None] + even[:, None] + even
+    return np.asarray(np.sqrt(steps) * _cell_size(resolution), dtype=np.float32)
+
+
+def _crossed(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The corners of cells whose corners differ in sign."""
+    some, every = inside, inside
+    for axis in range(3):
+        low, high = _halves(axis)
+        some, every = some[low] | some[high], every[low] & every[high]
+    mixed = some & ~every
+    for axis in range(3):
+        after, before = [(0, 0)] * 3, [(0, 0)] * 3
+        after[axis], before[axis] = (0, 1), (1, 0)
+        mixed = np.pad(mixed, after) | np.pad(mixed, before)
+    return np.asarray(mixed)
+
+
+def _halves(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """All but the last and all but the first along an axis."""
+    low, high = [slice(None)] * 3, [slice(None)] * 3
+    low[axis], high[axis] = slice(None, -1), slice(1, None)
+    return tuple(low), tuple(high)
 
 
 def triangulate(volume: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
@@ -163,14 +219,14 @@ def extract_surface(
     dense: bool = False,
     on_chunk: OnChunk = lambda: None,
 ) -> Extraction:
-    """The closed zero level set of f(code, ·) on a grid of `resolution` cells an edge.
+    """The closed zero level set of f(code, ·) on a grid of at least `resolution` cells an edge.
 
     `code` is (L,). `skin` is the τ by which the decoder's shapes are thickened: vertices go back by it
     where the part is thick enough. Raises NoSurface.
     """
     field = decoded_field(decoder, code, on_chunk)
     sample = dense_volume if dense else sparse_volume
-    volume, evaluations = sample(field, resolution, code.device)
+    volume, evaluations = sample(field, _rounded(resolution), code.device)
     vertices, faces = triangulate(volume)
     vertices, normals = _without_skin(decoder, code, vertices, skin)
     return Extraction(Mesh(vertices, faces, normals), evaluations + 2 * len(vertices))
