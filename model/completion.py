@@ -99,10 +99,10 @@ class Effort:
     screened_rows: tuple[int, int] = (72, 48)
     rescreened: int = 256
     rescreened_rows: tuple[int, int] = (192, 96)
-    tried: int = 8
+    tried: int = 12
     tried_rows: tuple[int, int] = (384, 256)
-    tried_steps: int = 10
-    finished: int = 3
+    tried_steps: int = 15
+    finished: int = 6
     finished_rows: tuple[int, int] = (2400, 1600)
 
 
@@ -174,9 +174,10 @@ class Completer:
         """Complete a partial scan whose orientation is known and whose place and size are not.
 
         `points` (N, 3) in any unit; `normals` (N, 3) outward; `viewpoint` (3,) of the sensor;
-        `background` (B, 3) unit directions from it that met nothing; all in the scan's frame, in which
-        the axis `up` points up and the shape faces its canonical front. The mesh comes back in the
-        scan's frame and unit, closed. `on_step` is called after every step; what it raises goes through.
+        `background` (B, 3) unit directions from it that met nothing, guessed from the scan's outline if
+        None. All are in the scan's frame, in which the axis `up` points up and the shape faces its
+        canonical front. The mesh comes back in the scan's frame and unit, closed. `on_step` is called
+        after every step; what it raises goes through.
         Raises CompletionError with the codes `unusable_scan` and `no_surface`.
         """
         clock = _Clock(on_step)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
+from scipy.spatial import ConvexHull, Delaunay, QhullError, cKDTree
 
 from model.frame import Similarity, upright
 from model.latent import Rows
@@ -31,8 +31,12 @@ SIGHT_REACH = 2.2
 SIGHT_MARGIN = 0.05
 """How far before the measured point its free line of sight ends, in radii of the scan."""
 
-BACKGROUND_REACH = 1.3
-"""Radius of the sphere, in radii of the scan, in which rays that met nothing are sampled."""
+PASSING_SPREAD = 0.15
+"""Spread in range, in radii of the scan, of the points sampled on rays that passed the object."""
+
+OUTLINE_RAYS = 4096
+OUTLINE_REACH, OUTLINE_MARGIN = 1.5, 1.05
+"""Rays are taken to have passed the object between these two blow-ups of the scan's outline."""
 
 
 class UnusableScan(Exception):
@@ -46,7 +50,7 @@ class Observation:
     surface: Array  # (K, 3)
     normals: Array | None  # (K, 3) unit, outward; None if the sides cannot be told
     free: Array  # (M, 3) points on lines of sight before a measured point
-    background: Array  # (B, 3) points on rays that met nothing
+    background: Array  # (B, 3) points on rays that met nothing of the object
     from_scan: Similarity
 
 
@@ -62,7 +66,7 @@ def observe(
     """Prepare (N, 3) scan points with what else is known of them.
 
     `normals` (N, 3); `viewpoint` (3,) the sensor's place; `background` (B, 3) unit directions from it
-    that met nothing; all in the scan's frame. Raises UnusableScan.
+    that met nothing, guessed from the scan's outline if None; all in the scan's frame. Raises UnusableScan.
     """
     rng = np.random.default_rng(seed)
     points, normals = _finite(points, normals)
@@ -73,10 +77,11 @@ def observe(
     given = None if normals is None else from_scan.turn(normals[keep])
     surface, facing = _facing_surface(surface, given, eye)
     free = np.empty((0, 3)) if eye is None else _sight_samples(surface, eye, rng)
-    empty = np.empty((0, 3))
-    if eye is not None and background is not None and len(background):
-        empty = _background_samples(from_scan.turn(background), eye, rng)
-    return Observation(surface, facing, free, empty, from_scan)
+    passed = np.empty((0, 3))
+    if eye is not None:
+        rays = _around_outline(surface, eye, rng) if background is None else from_scan.turn(background)
+        passed = _background_samples(rays, surface, eye, rng)
+    return Observation(surface, facing, free, passed, from_scan)
 
 
 def _finite(points: Array, normals: Array | None) -> tuple[Array, Array | None]:
@@ -139,14 +144,40 @@ def _sight_samples(surface: Array, eye: Array, rng: np.random.Generator) -> Arra
     return np.asarray(eye + rays * (along / np.maximum(lengths, 1e-12))[:, None])
 
 
-def _background_samples(directions: Array, eye: Array, rng: np.random.Generator) -> Array:
-    """Four points on each ray that met nothing, where it crosses the scan's neighbourhood."""
+def _around_outline(surface: Array, eye: Array, rng: np.random.Generator) -> Array:
+    """Directions (B, 3) that pass the scan just outside the convex outline it has from the eye.
+
+    A scan that was cut out of its surroundings does not say which rays met nothing of the object; these
+    are the safest guess, and without them nothing would bound the shape's size. Holes inside the outline
+    are left alone: sensors miss thin and dark parts.
+    """
+    rays = _unit(surface - eye)
+    forward = _unit(rays.mean(axis=0, keepdims=True))[0]
+    depth = rays @ forward
+    if depth.min() < 0.2:  # the sensor stands inside the scan: it has no outline
+        return np.empty((0, 3))
+    sideways = np.linalg.svd(forward[None])[2][1:]
+    image = rays @ sideways.T / depth[:, None]
+    try:
+        outline = image[ConvexHull(image).vertices]
+    except QhullError:  # all points on one line of sight
+        return np.empty((0, 3))
+    centre = outline.mean(axis=0)
+    size = np.abs(outline - centre).max(axis=0)
+    picks = centre + OUTLINE_REACH * size * rng.uniform(-1, 1, (OUTLINE_RAYS, 2))
+    outside = Delaunay(centre + OUTLINE_MARGIN * (outline - centre)).find_simplex(picks) < 0
+    return _unit(forward + picks[outside] @ sideways)
+
+
+def _background_samples(directions: Array, surface: Array, eye: Array, rng: np.random.Generator) -> Array:
+    """Four points on each ray that passed, about as far away as the surface it passed most closely.
+
+    Spread over whole rays, hardly any would lie where a shape that is too large sticks out.
+    """
     directions = np.repeat(_unit(directions), 4, axis=0)
-    middle = -directions @ eye
-    half = BACKGROUND_REACH**2 - (eye @ eye - middle**2)
-    directions, middle, half = (part[half > 0] for part in (directions, middle, half))
-    along = middle + np.sqrt(half) * rng.uniform(-1, 1, len(middle))
-    return np.asarray(eye + directions[along > 0] * along[along > 0, None])
+    _, nearest = cKDTree(_unit(surface - eye)).query(directions)
+    ranges = np.linalg.norm(surface[nearest] - eye, axis=1) + PASSING_SPREAD * rng.normal(size=len(nearest))
+    return np.asarray(eye + directions[ranges > 0] * ranges[ranges > 0, None])
 
 
 @dataclass(frozen=True)
@@ -156,7 +187,7 @@ class RowWeights:
     eta: float = 0.03  # η: distance off the surface of the two samples along the normal, canonical units
     surface: float = 1.0
     free: float = 2.0
-    background: float = 4.0
+    background: float = 8.0
 
 
 def rows_of(
