@@ -31,8 +31,9 @@ SIGHT_REACH = 2.2
 SIGHT_MARGIN = 0.05
 """How far before the measured point its free line of sight ends, in radii of the scan."""
 
-PASSING_SPREAD = 0.15
-"""Spread in range, in radii of the scan, of the points sampled on rays that passed the object."""
+PASSING_SPREAD, PASSING_REACH = 0.15, 1.6
+"""Spread in range of the points sampled on rays that passed the object, and how far from the scan's centre
+they may say something; radii of the scan."""
 
 OUTLINE_RAYS = 4096
 OUTLINE_REACH, OUTLINE_MARGIN = 1.5, 1.05
@@ -177,7 +178,8 @@ def _background_samples(directions: Array, surface: Array, eye: Array, rng: np.r
     directions = np.repeat(_unit(directions), 4, axis=0)
     _, nearest = cKDTree(_unit(surface - eye)).query(directions)
     ranges = np.linalg.norm(surface[nearest] - eye, axis=1) + PASSING_SPREAD * rng.normal(size=len(nearest))
-    return np.asarray(eye + directions[ranges > 0] * ranges[ranges > 0, None])
+    points = eye + directions * np.maximum(ranges, 0)[:, None]
+    return np.asarray(points[np.linalg.norm(points, axis=1) < PASSING_REACH])
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from shapes import SignedDistance, sphere
 
 from model.frame import UP_AXES, upright
 from model.observation import (
-    BACKGROUND_REACH,
     GRAZING_COSINE,
     MAX_POINTS,
     MIN_POINTS,
+    PASSING_REACH,
     Observation,
     RowWeights,
     UnusableScan,
@@ -130,11 +130,21 @@ def test_rays_that_met_nothing_are_free_where_they_pass_the_scan() -> None:
     observation = observe(seen_ball(), viewpoint=EYE, background=missing_rays())
     assert len(observation.background) > 500
     assert in_ball_units(observation, observation.background).min() > 1.0
-    assert np.linalg.norm(observation.background, axis=1).max() <= BACKGROUND_REACH + 1e-6
+    assert np.linalg.norm(observation.background, axis=1).max() <= PASSING_REACH
     eye = observation.from_scan.apply(EYE[None])[0]
     towards = observation.from_scan.turn(missing_rays())
     aligned = (unit(observation.background - eye) @ towards.T).max(axis=1)
     assert np.allclose(aligned, 1, atol=1e-6)
+
+
+def test_rays_that_passed_are_guessed_around_the_outline_and_miss_the_object() -> None:
+    observation = observe(seen_ball(), viewpoint=EYE)
+    assert len(observation.background) > 500
+    assert in_ball_units(observation, observation.background).min() > 0.99
+
+
+def test_a_sensor_inside_the_scan_sees_no_outline() -> None:
+    assert len(observe(ball(), viewpoint=CENTRE).background) == 0
 
 
 def test_rays_away_from_the_scan_say_nothing() -> None:
