@@ -21,7 +21,7 @@ def read(folder: Path, text: str) -> Recipe:
 
 def test_what_is_written_is_set_and_the_rest_is_default(tmp_path: Path) -> None:
     recipe = read(tmp_path, "[decoder]\nwidth = 128\n[training]\nsteps = 7\n")
-    assert (recipe.decoder.width, recipe.training.steps) == (64, 7)
+    assert (recipe.decoder.width, recipe.training.steps) == (128, 7)
     assert recipe.decoder.depth == DecoderRecipe().depth
     assert recipe.samples == Recipe(name="a", description="b", category="c").samples
 
