@@ -264,9 +264,13 @@ def evaluate(
     known = [name for name in checkpoint.shapes if VARIANT_MARK not in name]
     samples = data / "samples" / folder.name
     sampled = {shape.id for shape in shapes if sample_path(samples, shape).exists()}
+    unseen = [shape.id for shape in shapes if shape.split == split]
+    if not all(shape.path(data).exists() for shape in shapes) or not sampled.intersection(unseen):
+        commands = f"sources {folder}` and `python -m model.training.samples {folder} --split {split}"
+        raise SystemExit(f"the {split} shapes are not all there: run `python -m model.training.{commands}`")
     todo = list(tasks(shapes, known, sampled, views))
     if quick:
-        todo = [task for section in ("known", "unseen", "completion") for task in _first(todo, section, 2)]
+        todo = [_middle(todo, section) for section in ("known", "unseen", "completion")]
     measured = []
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context) as pool, Progress() as progress:
@@ -278,8 +282,9 @@ def evaluate(
     return measured
 
 
-def _first(todo: list[Task], section: str, count: int) -> list[Task]:
-    return [task for task in todo if task.section == section][:count]
+def _middle(todo: list[Task], section: str) -> Task:
+    some = [task for task in todo if task.section == section]
+    return some[len(some) // 2]
 
 
 def draw_pictures(folder: Path, data: Path, shapes: list[Shape], device: str) -> dict[str, tuple[str, Path]]:
@@ -346,7 +351,7 @@ def main() -> int:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument(
-        "--quick", action="store_true", help="two measurements a section, no Adam, nothing written"
+        "--quick", action="store_true", help="one measurement a section, no Adam, nothing written"
     )
     parser.add_argument("--json", type=Path, help="write every single measurement here")
     options = parser.parse_args()
