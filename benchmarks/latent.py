@@ -130,7 +130,7 @@ def _best(fit: LevenbergMarquardt) -> Tensor:
 
 def screened(checkpoint: Checkpoint, rows: Rows) -> Tensor:
     """Starts (STARTS, L): the mean code and the best of the training shapes, deformed variants aside."""
-    own = [index for index, name in enumerate(checkpoint.shapes) if "__v" not in name]
+    own = checkpoint.own_shapes
     codes, mean = checkpoint.codes[own], checkpoint.prior.mean[None]
     some = rows.some(torch.arange(min(SCREENING_ROWS, len(rows))))
     placements = torch.zeros(len(codes), PLACEMENT_SIZE)

@@ -99,7 +99,7 @@ def within_border(vertices: Volume, volume: Volume) -> Volume:
 
 def drawn_shapes(checkpoint: Checkpoint, count: int) -> list[int]:
     """Rows of `count` training shapes, their deformed variants left out."""
-    own = [index for index, name in enumerate(checkpoint.shapes) if "__v" not in name]
+    own = checkpoint.own_shapes
     return sorted(np.random.default_rng(0).permutation(own)[:count].tolist())
 
 

@@ -18,6 +18,10 @@ from model.latent import CodePrior
 DECODER_FILE, LATENTS_FILE, CARD_FILE = "decoder.safetensors", "latents.safetensors", "card.json"
 
 
+VARIANT_MARK = "__v"
+"""What parts a deformed variant's name from its shape's: `<id>__v03`."""
+
+
 class BadCheckpoint(Exception):
     """The folder holds no checkpoint that can be served."""
 
@@ -43,6 +47,11 @@ class Checkpoint:
     def clamping_distance(self) -> float:
         """δ: beyond it the field says only that it is farther."""
         return float(self.card["clamping_distance"])
+
+    @property
+    def own_shapes(self) -> list[int]:
+        """Rows of the training shapes themselves, their variants left out."""
+        return [row for row, name in enumerate(self.shapes) if VARIANT_MARK not in name]
 
     @property
     def device(self) -> torch.device:

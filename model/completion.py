@@ -211,7 +211,7 @@ class Completer:
     def start_codes(self) -> StartCodes:
         """The mean code and those of the training shapes themselves (not of their variants)."""
         checkpoint = self.checkpoint
-        own = torch.tensor([i for i, name in enumerate(checkpoint.shapes) if "__v" not in name])
+        own = checkpoint.own_shapes
         codes, extents = checkpoint.codes[own], checkpoint.extents[own]
         mean = checkpoint.prior.mean.unsqueeze(0)
         return StartCodes(torch.cat([mean, codes]), torch.cat([extents.mean(dim=0, keepdim=True), extents]))

@@ -15,9 +15,6 @@ from model.training.recipe import Recipe
 from model.training.samples import read_quality, sample_path
 from model.training.sources import read_shapes
 
-VARIANT_MARK = "__v"
-"""What parts a deformed variant's name from its shape's: `<id>__v03`."""
-
 
 class MissingSamples(Exception):
     """There are no samples to train on; the message names the command that makes them."""

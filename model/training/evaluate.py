@@ -36,7 +36,6 @@ from model.latent import Adam, CodePrior, FitSettings, LevenbergMarquardt, Rows,
 from model.mesh import Mesh, to_trimesh
 from model.metrics import Comparison, compare
 from model.observation import Observation, observe
-from model.training.dataset import VARIANT_MARK
 from model.training.report import Row, in_rows, save_sheet, write_report
 from model.training.samples import read_samples, sample_path
 from model.training.sources import Shape, read_shapes
@@ -261,7 +260,7 @@ def evaluate(
     """Measure everything over processes."""
     shapes = [shape for shape in read_shapes(folder) if shape.split in ("train", split)]
     checkpoint = load_checkpoint(folder, "cpu")
-    known = [name for name in checkpoint.shapes if VARIANT_MARK not in name]
+    known = [checkpoint.shapes[row] for row in checkpoint.own_shapes]
     samples = data / "samples" / folder.name
     sampled = {shape.id for shape in shapes if sample_path(samples, shape).exists()}
     unseen = [shape.id for shape in shapes if shape.split == split]

@@ -33,6 +33,7 @@ import trimesh
 from numpy.typing import NDArray
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from model.checkpoint import VARIANT_MARK
 from model.frame import Normalization, normalization_of
 from model.training.deform import deformed, draw_deformation
 from model.training.recipe import SamplesRecipe, load_recipe
@@ -198,7 +199,7 @@ def read_normalization(path: Path) -> Normalization:
 
 def sample_path(folder: Path, shape: Shape, variant: int = 0) -> Path:
     """Where a shape's samples lie; variant 0 is the shape itself."""
-    name = f"{shape.id}__v{variant:02d}.npz" if variant else f"{shape.id}.npz"
+    name = f"{shape.id}{VARIANT_MARK}{variant:02d}.npz" if variant else f"{shape.id}.npz"
     return folder / "SdfSamples" / shape.package / shape.category / name
 
 

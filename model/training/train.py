@@ -20,9 +20,9 @@ import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from model.checkpoint import choose_device, save_checkpoint
+from model.checkpoint import VARIANT_MARK, choose_device, save_checkpoint
 from model.decoder import Decoder
-from model.training.dataset import VARIANT_MARK, MissingSamples, SampleSet, load_sample_set, sample_files
+from model.training.dataset import MissingSamples, SampleSet, load_sample_set, sample_files
 from model.training.recipe import Recipe, TrainingRecipe, load_recipe
 from model.training.sources import read_shapes
 
