@@ -45,6 +45,17 @@ class UnusableScan(Exception):
 
 
 @dataclass(frozen=True)
+class View:
+    """What one frame of a sensor saw, in the scan's frame and unit."""
+
+    points: Array  # (N, 3)
+    normals: Array | None = None  # (N, 3) outward
+    viewpoint: Array | None = None  # (3,) where the sensor stood
+    background: Array | None = None  # (B, 3) unit directions from the viewpoint that met nothing
+    colors: NDArray[np.uint8] | None = None  # (N, 3) RGB
+
+
+@dataclass(frozen=True)
 class Observation:
     """A scan turned upright, centred, and scaled to radius 1: the observation's frame."""
 

@@ -1,0 +1,68 @@
+"""A signed-distance field in the canonical frame, whatever made it: what surface and report look at.
+
+A field is a decoder with its code held (`DecodedField`), or that plus a correction that makes it pass
+through what was observed (`CorrectedField`). Knows no observation and no mesh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from model.decoder import Decoder
+
+
+class Field(Protocol):
+    """Signed distance of canonical points: negative inside, positive outside."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where points are expected."""
+
+    @property
+    def lipschitz(self) -> float:
+        """L with |f(a) − f(b)| ≤ L · |a − b|: how steep the field may be. A true distance has 1."""
+
+    def distance(self, points: Tensor) -> Tensor:
+        """Signed distances (N,) of (N, 3) points."""
+
+    def distance_and_gradient(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Signed distances (N,) and their gradients (N, 3) at (N, 3) points."""
+
+
+class DecodedField:
+    """f(z, ·) of one code, its part of the network computed once."""
+
+    def __init__(self, decoder: Decoder, code: Tensor, lipschitz: float) -> None:
+        """`code` is (L,); `lipschitz` comes from the checkpoint's card."""
+        self.decoder, self.code, self.lipschitz = decoder, code, lipschitz
+        self._constants = [constant.unsqueeze(1) for constant in decoder.fold(code.unsqueeze(0))]
+
+    @property
+    def device(self) -> torch.device:
+        """The code's."""
+        return self.code.device
+
+    @torch.no_grad()
+    def distance(self, points: Tensor) -> Tensor:
+        """Signed distances (N,) of (N, 3) points."""
+        return self.decoder.evaluate(self._constants, points.unsqueeze(0)).squeeze(0)
+
+    def distance_and_gradient(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Signed distances (N,) and their gradients (N, 3) at (N, 3) points."""
+        return with_gradient(self._evaluate, points)
+
+    def _evaluate(self, points: Tensor) -> Tensor:
+        return self.decoder.evaluate(self._constants, points.unsqueeze(0)).squeeze(0)
+
+
+def with_gradient(evaluate: Callable[[Tensor], Tensor], points: Tensor) -> tuple[Tensor, Tensor]:
+    """Values (N,) and gradients (N, 3) of a function in which each point stands alone."""
+    with torch.enable_grad():
+        points = points.detach().requires_grad_()
+        values = evaluate(points)
+        (gradient,) = torch.autograd.grad(values.sum(), [points])
+    return values.detach(), gradient
