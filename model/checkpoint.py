@@ -18,6 +18,9 @@ from model.latent import CodePrior
 DECODER_FILE, LATENTS_FILE, CARD_FILE = "decoder.safetensors", "latents.safetensors", "card.json"
 
 
+UNKNOWN_LIPSCHITZ = 4.0
+"""What is assumed of a decoder whose card says nothing: `python -m model.training.lipschitz` estimates it."""
+
 VARIANT_MARK = "__v"
 """What parts a deformed variant's name from its shape's: `<id>__v03`."""
 
@@ -47,6 +50,14 @@ class Checkpoint:
     def clamping_distance(self) -> float:
         """δ: beyond it the field says only that it is farther."""
         return float(self.card["clamping_distance"])
+
+    @property
+    def lipschitz(self) -> float:
+        """L with |f(a) − f(b)| ≤ L · |a − b| for every code the prior finds likely, as estimated in training.
+
+        A card that says none was made before it was estimated: it gets a cautious value.
+        """
+        return float(self.card.get("lipschitz", UNKNOWN_LIPSCHITZ))
 
     @property
     def own_shapes(self) -> list[int]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.checkpoint import Checkpoint
+from model.field import DecodedField
 from model.frame import Similarity
 from model.latent import PLACEMENT_SIZE, Adam, CodePrior, FitSettings, LevenbergMarquardt, Rows, objective
 from model.mesh import Mesh, to_trimesh
@@ -331,9 +332,8 @@ class Completer:
             clock.report("mesh", 0, 1, fit.residual)
 
         try:
-            extraction = extract_surface(
-                checkpoint.decoder, fit.code, resolution, checkpoint.skin, on_chunk=on_chunk
-            )
+            decoded = DecodedField(checkpoint.decoder, fit.code, checkpoint.lipschitz)
+            extraction = extract_surface(decoded, resolution, checkpoint.skin, on_chunk=on_chunk)
         except NoSurface as error:
             detail = f"the fitted shape is empty ({error}): check the scan's up axis, or try another model"
             raise CompletionError("no_surface", detail) from error

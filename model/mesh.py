@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import trimesh
@@ -18,11 +18,17 @@ class Mesh:
     vertices: NDArray[np.float32]  # (V, 3)
     faces: NDArray[np.int32]  # (F, 3)
     normals: NDArray[np.float32] | None = None  # (V, 3) unit, outward
+    colors: NDArray[np.uint8] | None = None  # (V, 4) red, green, blue, opacity: sRGB
+    deviation: NDArray[np.float32] | None = None  # (V,) standard deviation along the normal, mesh's unit
 
     def moved(self, to: Similarity) -> Mesh:
-        """The same mesh in another frame."""
-        normals = None if self.normals is None else to.turn(self.normals).astype(np.float32)
-        return Mesh(to.apply(self.vertices).astype(np.float32), self.faces, normals)
+        """The same mesh in another frame and unit."""
+        return replace(
+            self,
+            vertices=to.apply(self.vertices).astype(np.float32),
+            normals=None if self.normals is None else to.turn(self.normals).astype(np.float32),
+            deviation=None if self.deviation is None else (to.scale * self.deviation).astype(np.float32),
+        )
 
 
 def to_trimesh(mesh: Mesh) -> trimesh.Trimesh:

@@ -20,11 +20,8 @@ from numpy.typing import NDArray
 from skimage.measure import marching_cubes
 from torch import Tensor
 
-from model.decoder import Decoder
+from model.field import Field
 from model.mesh import Mesh
-
-Field = Callable[[Tensor], Tensor]
-"""Signed distances (N,) of (N, 3) canonical points."""
 
 OnChunk = Callable[[], None]
 """Called between chunks of evaluations; what it raises ends the extraction."""
@@ -41,6 +38,9 @@ cells are few and a lost one would be a lost piece, tight at the last level, whi
 CHUNK = 16_384
 
 
+def _nothing() -> None: ...
+
+
 class NoSurface(Exception):
     """The field has no zero crossing inside the grid."""
 
@@ -53,21 +53,13 @@ class Extraction:
     evaluations: int
 
 
-def decoded_field(decoder: Decoder, code: Tensor, on_chunk: OnChunk = lambda: None) -> Field:
-    """f(z, ·) of one (L,) code, its part of the network computed once; `on_chunk` is called at each use."""
-    constants = [constant.unsqueeze(1) for constant in decoder.fold(code.unsqueeze(0))]
-
-    def field(points: Tensor) -> Tensor:
-        on_chunk()
-        return decoder.evaluate(constants, points.unsqueeze(0)).squeeze(0)
-
-    return field
-
-
 @torch.no_grad()
-def _evaluate(field: Field, points: NDArray[np.float32], device: torch.device) -> NDArray[np.float32]:
-    chunks = torch.from_numpy(points).split(CHUNK)
-    return torch.cat([field(chunk.to(device)).cpu() for chunk in chunks]).numpy()
+def _evaluate(field: Field, points: NDArray[np.float32], on_chunk: OnChunk) -> NDArray[np.float32]:
+    values = []
+    for chunk in torch.from_numpy(points).split(CHUNK):
+        on_chunk()
+        values.append(field.distance(chunk.to(field.device)).cpu())
+    return torch.cat(values).numpy()
 
 
 def _centre_levels(resolution: int) -> list[int]:
@@ -94,15 +86,19 @@ def _centres(indices: NDArray[np.int64], cells: int) -> NDArray[np.float32]:
 _CORNERS = np.stack(np.meshgrid([0, 1], [0, 1], [0, 1], indexing="ij"), axis=-1).reshape(8, 3)
 
 
-def dense_volume(field: Field, resolution: int, device: torch.device) -> tuple[NDArray[np.float32], int]:
+def dense_volume(
+    field: Field, resolution: int, on_chunk: OnChunk = _nothing
+) -> tuple[NDArray[np.float32], int]:
     """The field at all (resolution+1)³ corners: the reference of `sparse_volume`."""
     corners = np.indices((resolution + 1,) * 3).reshape(3, -1).T
     points = (corners * _cell_size(resolution) - HALF_WIDTH).astype(np.float32)
-    values = _evaluate(field, points, device)
+    values = _evaluate(field, points, on_chunk)
     return values.reshape((resolution + 1,) * 3), len(points)
 
 
-def sparse_volume(field: Field, resolution: int, device: torch.device) -> tuple[NDArray[np.float32], int]:
+def sparse_volume(
+    field: Field, resolution: int, on_chunk: OnChunk = _nothing
+) -> tuple[NDArray[np.float32], int]:
     """The field at (resolution+1)³ corners, exact at the corners of every cell that the surface crosses.
 
     Elsewhere a corner has the value of a nearby cell centre of the same sign. Returns the volume and how
@@ -110,8 +106,8 @@ def sparse_volume(field: Field, resolution: int, device: torch.device) -> tuple[
     """
     levels = _centre_levels(resolution)
     if not levels:
-        return dense_volume(field, resolution, device)
-    centres, evaluated, evaluations = _centre_volume(field, levels, device)
+        return dense_volume(field, resolution, on_chunk)
+    centres, evaluated, evaluations = _centre_volume(field, levels, on_chunk)
     volume = _corners_of(centres)
     exact = np.zeros(volume.shape, dtype=bool)
     exact[tuple(2 * evaluated.T + 1)] = True
@@ -119,7 +115,7 @@ def sparse_volume(field: Field, resolution: int, device: torch.device) -> tuple[
     while wanted.any():
         corners = np.argwhere(wanted)
         points = (corners * _cell_size(resolution) - HALF_WIDTH).astype(np.float32)
-        volume[wanted] = _evaluate(field, points, device)
+        volume[wanted] = _evaluate(field, points, on_chunk)
         evaluations += len(points)
         exact |= wanted
         wanted = _crossed(volume < 0) & ~exact
@@ -127,7 +123,7 @@ def sparse_volume(field: Field, resolution: int, device: torch.device) -> tuple[
 
 
 def _centre_volume(
-    field: Field, levels: list[int], device: torch.device
+    field: Field, levels: list[int], on_chunk: OnChunk
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], int]:
     """The field at the centres of the last level's cells, or of a larger cell where that is far enough.
 
@@ -141,7 +137,7 @@ def _centre_volume(
             near = np.abs(values) <= COARSE_SLACK * _cell_size(cells // 2) * np.sqrt(3) / 2
             indices = (2 * indices[near][:, None, :] + _CORNERS).reshape(-1, 3)
             volume = volume.repeat(2, axis=0).repeat(2, axis=1).repeat(2, axis=2)
-        values = _evaluate(field, _centres(indices, cells), device)
+        values = _evaluate(field, _centres(indices, cells), on_chunk)
         evaluations += len(values)
         volume[tuple(indices.T)] = values
     return volume, indices, evaluations
@@ -211,46 +207,43 @@ def triangulate(volume: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArr
 
 
 def extract_surface(
-    decoder: Decoder,
-    code: Tensor,
+    field: Field,
     resolution: int,
     skin: float = 0.0,
     *,
     dense: bool = False,
-    on_chunk: OnChunk = lambda: None,
+    on_chunk: OnChunk = _nothing,
 ) -> Extraction:
-    """The closed zero level set of f(code, ·) on a grid of at least `resolution` cells an edge.
+    """The closed zero level set of a field on a grid of at least `resolution` cells an edge.
 
-    `code` is (L,). `skin` is the τ by which the decoder's shapes are thickened: vertices go back by it
-    where the part is thick enough. Raises NoSurface.
+    `skin` is the τ by which the field's shapes are thickened: vertices go back by it where the part is
+    thick enough. Raises NoSurface.
     """
-    field = decoded_field(decoder, code, on_chunk)
     sample = dense_volume if dense else sparse_volume
-    volume, evaluations = sample(field, _rounded(resolution), code.device)
+    volume, evaluations = sample(field, _rounded(resolution), on_chunk)
     vertices, faces = triangulate(volume)
-    vertices, normals = _without_skin(decoder, code, vertices, skin)
+    vertices, normals = _without_skin(field, vertices, skin, on_chunk)
     return Extraction(Mesh(vertices, faces, normals), evaluations + 2 * len(vertices))
 
 
 def _without_skin(
-    decoder: Decoder, code: Tensor, vertices: NDArray[np.float32], skin: float
+    field: Field, vertices: NDArray[np.float32], skin: float, on_chunk: OnChunk
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Vertices moved in by the skin, and outward unit normals.
 
     At 2τ below the vertex the field is −2τ in a thick part, but back at zero in a bare sheet, which
     must stay as thick as the skin made it. In between the move fades, so that no step shows.
     """
-    points = torch.from_numpy(vertices).to(code.device)
-    normals = torch.cat([_unit_gradient(decoder, code, part) for part in points.split(CHUNK)])
+    points = torch.from_numpy(vertices).to(field.device)
+    normals = torch.cat([_unit_gradient(field, part, on_chunk) for part in points.split(CHUNK)])
     if skin > 0:
-        below = _evaluate(
-            decoded_field(decoder, code), (points - 2 * skin * normals).cpu().numpy(), code.device
-        )
-        depth = -torch.from_numpy(below).to(code.device) / skin
+        below = _evaluate(field, (points - 2 * skin * normals).cpu().numpy(), on_chunk)
+        depth = -torch.from_numpy(below).to(field.device) / skin
         points = points - skin * (depth - 0.5).clamp(0, 1).unsqueeze(1) * normals
     return points.cpu().numpy(), normals.cpu().numpy()
 
 
-def _unit_gradient(decoder: Decoder, code: Tensor, points: Tensor) -> Tensor:
-    _, gradient = decoder.distance_and_normals(code.unsqueeze(0), points.unsqueeze(0))
-    return torch.nn.functional.normalize(gradient.squeeze(0), dim=1)
+def _unit_gradient(field: Field, points: Tensor, on_chunk: OnChunk) -> Tensor:
+    on_chunk()
+    _, gradient = field.distance_and_gradient(points)
+    return torch.nn.functional.normalize(gradient, dim=1)
