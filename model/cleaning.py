@@ -1,0 +1,344 @@
+"""What a scan holds besides the object: stray points, noise, the floor it stands on. Points in, masks out.
+
+Works on arrays in any frame and unit and knows no sensor. The order is: `outliers`, then `local_noise` (which
+needs the points as they were measured), then `standing_on_plane`, then `thinned`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import ConvexHull, QhullError, cKDTree
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+Indices = NDArray[np.int64]
+
+SPACING_NEIGHBOURS = 8
+STRAY_LOCALLY, STRAY_ANYWHERE = 3.0, 10.0
+"""A point is stray whose distance to its neighbours is this many times theirs, or times the scan's median."""
+
+SMALL_CLUSTER, FAR_CLUSTER, FAR_FOR_ITS_SIZE = 0.02, 0.2, 2.0
+"""A cluster goes that has less than this share of the points, and less than this share times its distance
+from all larger ones in diagonals of the largest, if that is at least 0.2, and 2 diagonals of its own."""
+
+CLUSTERED_POINTS = 20_000  # clusters are found among so many, the others follow the nearest of them
+LINKS, LINK_SPACINGS = 16, 3.0
+"""Points link with those of their nearest that are within this many spacings of either."""
+
+CELL_ACCURACY = 0.02  # how near the number of filled voxels comes to the one asked for
+
+NOISE_CENTRES = 1000
+NOISE_RADIUS = 5.0
+"""Radius of a neighbourhood in standard deviations of the noise that is found in it; in a smaller one the
+nearest points would be chosen by their noise."""
+NOISE_QUANTILE, NORMAL_QUANTILE = 0.35, -0.385
+"""Which of the neighbourhoods' variances counts, and the standard normal distribution's value there."""
+
+PLANE_POINTS, PLANE_TRIES = 6000, 300
+PLANE_TILT = 15.0  # degrees off `up`
+PLANE_ABOVE = 0.9  # least share of the points off a plane that must be above it
+PLANE_FOOTPRINT = 0.7  # least share of those that must be over the plane's own extent
+PLANE_LOWEST = 0.99  # where so many are above it, and `up` is known, it is the floor whatever its extent
+PLANE_SHARE = 0.05  # least share of all points, weighed by area, that a plane must hold
+PLANE_TOLERANCE = 0.006  # of the scan's diagonal: floors are not flat, and sensors bend them
+
+JOINED_FOOTPRINT, JOINED_GAP = 0.5, 0.04
+"""A cluster belongs to the object if this share of it is over or under the object, or if the gap between them
+is at most this share of the object's diagonal."""
+SEEDS = 4  # so many of the largest clusters are tried as the object's first
+
+
+def _diagonal(points: Array) -> float:
+    return float(np.linalg.norm(np.ptp(points, axis=0)))
+
+
+# Stray points
+
+
+def outliers(points: Array) -> Mask:
+    """Which of (N, 3) points belong to no surface, (N,).
+
+    Stray are points that stand alone and small clusters that stand far off. Alone: the mean distance to the 8
+    nearest is 3 times what it is for these, or 10 times the scan's median. Density may vary by 10² within a
+    scan, and does not matter where it varies smoothly; points in a row, as on a leg one pixel wide, are as
+    far from each other as their neighbours are, and stay. Small and far: farther from every larger cluster
+    than twice its own size and than a fifth of the largest one's, and with less than 2 % of the points for a
+    distance of one such size, 1 % for half of it. What is as long as its gap is wide, a foot below its hidden
+    leg or an armrest before the backrest, stays.
+    """
+    _, distinct, which = np.unique(points, axis=0, return_index=True, return_inverse=True)
+    points = points[distinct]
+    if len(points) <= SPACING_NEIGHBOURS:
+        return np.zeros(len(which), dtype=bool)
+    distances, neighbours = cKDTree(points).query(points, k=SPACING_NEIGHBOURS + 1)
+    spacing = distances[:, 1:].mean(axis=1)
+    locally = np.median(spacing[neighbours[:, 1:]], axis=1)
+    stray = (spacing > STRAY_LOCALLY * locally) | (spacing > STRAY_ANYWHERE * np.median(spacing))
+    kept = np.flatnonzero(~stray)
+    stray[kept] = _small_and_far(points[kept])
+    return np.asarray(stray[which])
+
+
+def _small_and_far(points: Array) -> Mask:
+    """Which points (N,) are in clusters that the rule of `outliers` takes away, largest clusters first."""
+    some, labels = _clustered(points)
+    counts = np.bincount(labels)
+    order = np.argsort(-counts, kind="stable")
+    size = _diagonal(points[some][labels[some] == order[0]])
+    kept = np.isin(labels[some], np.flatnonzero(counts >= SMALL_CLUSTER * len(points)))
+    kept |= labels[some] == order[0]
+    away = []
+    for label in order[~np.isin(order, labels[some][kept])]:
+        one = labels[some] == label
+        gap = cKDTree(points[some][kept]).query(points[some][one])[0].min()
+        small = counts[label] < SMALL_CLUSTER * len(points) * gap / size
+        if small and gap > max(FAR_CLUSTER * size, FAR_FOR_ITS_SIZE * _diagonal(points[some][one])):
+            away.append(label)
+        else:
+            kept |= one
+    return np.isin(labels, away)
+
+
+def clusters(points: Array) -> Indices:
+    """Labels (N,) of the connected parts of (N, 3) points, from 0.
+
+    Two points are connected that are among each other's 16 nearest and within 3 spacings of each other, where
+    the spacing is local: far parts of a scan, which are sparse, hold together as near ones do.
+    """
+    return _clustered(points)[1]
+
+
+def _clustered(points: Array) -> tuple[Indices, Indices]:
+    """Points (K,) in whose graph the clusters are found, evenly spread, and the labels (N,) of all."""
+    cell = thinning_cell(points, CLUSTERED_POINTS) or 1e-5 * _diagonal(points)  # no two the same
+    some = thinned(points, cell)
+    tree = cKDTree(points[some])
+    distances, neighbours = tree.query(points[some], k=min(LINKS + 1, len(some)))
+    spacing = distances[:, min(4, distances.shape[1] - 1)]
+    linked = distances <= LINK_SPACINGS * np.maximum(spacing[:, None], spacing[neighbours])
+    rows, columns = np.nonzero(linked)
+    graph = coo_matrix((np.ones(len(rows)), (rows, neighbours[rows, columns])), (len(some), len(some)))
+    _, labels = connected_components(graph, directed=False)
+    return some, np.asarray(labels[tree.query(points)[1]], dtype=np.int64)
+
+
+# Thinning
+
+
+def thinned(points: Array, cell: float) -> Indices:
+    """Indices of one of (N, 3) points in each voxel of edge `cell`: the one nearest to the mean of its voxel.
+
+    Ascending. Near and far parts of a scan weigh alike after it. Noise within a cell is mostly gone after
+    it: measure it before. All points stay where `cell` is 0.
+    """
+    if cell <= 0:
+        return np.arange(len(points))
+    _, voxel, count = np.unique(_voxels(points, cell), return_inverse=True, return_counts=True)
+    mean = np.stack([np.bincount(voxel, axis) for axis in points.T], axis=1) / count[:, None]
+    distance = np.linalg.norm(points - mean[voxel], axis=1)
+    order = np.lexsort((distance, voxel))
+    first = np.concatenate([[0], np.cumsum(count)[:-1]])
+    return np.sort(order[first])
+
+
+def thinning_cell(points: Array, count: int) -> float:
+    """The edge of voxels of which (N, 3) points fill about `count`; 0 where there are no more points."""
+    if len(points) <= count:
+        return 0.0
+    high = _diagonal(points)
+    low = 1e-9 * high  # one stray point may be far away
+    for _ in range(30):
+        middle = float(np.sqrt(low * high))
+        filled = len(np.unique(_voxels(points, middle)))
+        if abs(filled - count) < CELL_ACCURACY * count:
+            return middle
+        low, high = (middle, high) if filled > count else (low, middle)
+    return high
+
+
+def _voxels(points: Array, cell: float) -> Indices:
+    """The number (N,) of the voxel that each point lies in."""
+    low = points.min(axis=0)
+    steps = np.floor((points - low) / cell).astype(np.int64)
+    size = steps.max(axis=0) + 1
+    return np.asarray((steps[:, 0] * size[1] + steps[:, 1]) * size[2] + steps[:, 2])
+
+
+# Noise
+
+
+def local_noise(points: Array, neighbours: int = 16) -> float:
+    """Standard deviation of the noise of (N, 3) points along the surface normal, in their unit.
+
+    Around some of the points a quadric is fitted to the nearest ones, at least `neighbours` of them and as
+    many as reach 5 deviations far. The variances of what remains, over their degrees of freedom, are the
+    noise's and more at edges and thin parts, so a quantile somewhat below their median counts, divided by
+    what that quantile is of pure noise. Curvature, edges and thin parts are thus not taken for noise while
+    they are the fewer. After thinning to a half or third it still holds within about a third, upwards.
+    """
+    tree = cKDTree(points)
+    picks = np.random.default_rng(0).permutation(len(points))[:NOISE_CENTRES]
+    while True:
+        distances, around = tree.query(points[picks], k=min(neighbours, len(points)))
+        noise = _usual_deviation(points[around])
+        if np.median(distances[:, -1]) >= NOISE_RADIUS * noise or 2 * neighbours > min(len(points), 800):
+            return noise
+        neighbours *= 2
+
+
+def _usual_deviation(patches: Array) -> float:
+    """Standard deviation of the points from their quadrics in (B, K, 3) patches without edges."""
+    centred = patches - patches.mean(axis=1, keepdims=True)
+    _, axes = np.linalg.eigh(np.einsum("bki,bkj->bij", centred, centred))
+    z, x, y = np.moveaxis(np.einsum("bki,bij->bkj", centred, axes), 2, 0)
+    reach = np.maximum(np.abs(x).max(axis=1), np.abs(y).max(axis=1))[:, None] + 1e-300
+    u, v = x / reach, y / reach
+    terms = np.stack([np.ones_like(u), u, v, u * u, u * v, v * v], axis=2)
+    basis, _ = np.linalg.qr(terms)
+    residual = z - np.einsum("bkt,bt->bk", basis, np.einsum("bkt,bk->bt", basis, z))
+    freedom = patches.shape[1] - terms.shape[2]
+    spread = 2 / (9 * freedom)  # Wilson and Hilferty: the cube root of χ² is nearly normal
+    quantile_of_chi2 = freedom * (1 - spread + NORMAL_QUANTILE * np.sqrt(spread)) ** 3
+    return float(np.sqrt(np.quantile((residual**2).sum(axis=1), NOISE_QUANTILE) / quantile_of_chi2))
+
+
+# The floor
+
+
+@dataclass(frozen=True)
+class Plane:
+    """The points x with normal · x = offset. Up from it is where the other points are."""
+
+    normal: Array  # (3,) unit
+    offset: float
+    tolerance: float  # as far from it as points of it are, in the points' unit
+
+    def height(self, points: Array) -> Array:
+        """Signed distances (N,) of (N, 3) points, positive above."""
+        return np.asarray(points @ self.normal - self.offset)
+
+
+def find_plane(points: Array, up: Array | None = None, seed: int = 0) -> Plane | None:
+    """The largest plane that (N, 3) points stand on, or None.
+
+    On it stand the points if nine of ten that are not of it are above it, and most of these over its extent:
+    the seat of a chair is no floor, since the backrest rises at its border. With `up` (3,) given, its normal
+    is within 15° of it, and of a plane that has nothing below it the extent does not matter. Largest is what
+    fills most voxels: a floor counts by its area, not by how densely it was measured. Planes are tried
+    through single points with the normals of their surroundings (RANSAC).
+    """
+    some = points[thinned(points, thinning_cell(points, PLANE_POINTS))]
+    tolerance = PLANE_TOLERANCE * _diagonal(some) + 2 * local_noise(points)
+    feet, normals = _tried_planes(some, np.random.default_rng(seed))
+    if up is not None:
+        level = np.abs(normals @ up) > np.cos(np.radians(1.5 * PLANE_TILT)) * np.linalg.norm(up)
+        feet, normals = feet[level], normals[level]
+    held = np.abs(some @ normals.T - np.einsum("ij,ij->i", feet, normals)) < tolerance
+    best, most = None, PLANE_SHARE * len(some)
+    for index in np.argsort(-held.sum(axis=0)):
+        plane = _fitted(some, held[:, index], tolerance, up)
+        count = int((np.abs(plane.height(some)) < tolerance).sum())
+        if count > most and _supports(plane, some, up):
+            best, most = plane, count
+    return best
+
+
+def _tried_planes(points: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Points (T, 3) and the normals (T, 3) of the surface around them."""
+    picks = points[rng.permutation(len(points))[:PLANE_TRIES]]
+    _, neighbours = cKDTree(points).query(picks, k=min(30, len(points)))
+    around = points[neighbours] - points[neighbours].mean(axis=1, keepdims=True)
+    _, axes = np.linalg.eigh(np.einsum("tki,tkj->tij", around, around))
+    return points[neighbours].mean(axis=1), axes[:, :, 0]
+
+
+def _fitted(points: Array, held: Mask, tolerance: float, up: Array | None) -> Plane:
+    """The least-squares plane of the points that a first plane holds, then of what it holds itself."""
+    for _ in range(3):
+        centre = points[held].mean(axis=0)
+        _, axes = np.linalg.eigh(np.cov((points[held] - centre).T))
+        normal = axes[:, 0]
+        heights = (points - centre) @ normal
+        held = np.abs(heights) < tolerance
+    upwards = heights.sum() if up is None else normal @ up
+    normal = normal if upwards > 0 else -normal
+    return Plane(normal, float(normal @ centre), tolerance)
+
+
+def _supports(plane: Plane, points: Array, up: Array | None) -> bool:
+    """Whether the plane is level, and the points that are not of it are above it and over it."""
+    if up is not None and plane.normal @ up < np.cos(np.radians(PLANE_TILT)) * np.linalg.norm(up):
+        return False
+    heights = plane.height(points)
+    above, below = heights > 2 * plane.tolerance, int((heights < -2 * plane.tolerance).sum())
+    share = above.sum() / max(1, above.sum() + below)
+    if share < PLANE_ABOVE or (up is not None and share > PLANE_LOWEST):
+        return bool(share >= PLANE_ABOVE)
+    return _over(plane, points[above], points[np.abs(heights) < plane.tolerance]) > PLANE_FOOTPRINT
+
+
+def _over(plane: Plane, points: Array, others: Array) -> float:
+    """Share of (N, 3) points whose projection onto the plane is within the outline of that of the others."""
+    across = np.linalg.svd(plane.normal[None])[2][1:].T
+    try:
+        sides = ConvexHull(others @ across).equations  # (S, 3) outward normals and offsets
+    except QhullError:  # all of the others in a line
+        return 0.0
+    return float((points @ across @ sides[:, :2].T + sides[:, 2] <= 0).all(axis=1).mean())
+
+
+def without_plane(points: Array, plane: Plane, margin: float) -> Mask:
+    """Which (N, 3) points are farther above the plane than `margin`, (N,)."""
+    return plane.height(points) > margin
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The object among (N, 3) points that stands on a plane, and how many points were something else."""
+
+    plane: Plane
+    kept: Mask  # (N,)
+    on_plane: int  # on it or below
+    elsewhere: int  # of other things that stand on it
+
+
+def standing_on_plane(points: Array, up: Array | None = None, seed: int = 0) -> Standing | None:
+    """The largest thing that stands on the plane of `find_plane`, or None where there is no plane.
+
+    Largest is the connected part that fills most voxels, together with parts that lie over or under it, as
+    feet do whose legs are hidden, or close by it: a gap of 4 % of its diagonal.
+    """
+    plane = find_plane(points, up, seed)
+    if plane is None:
+        return None
+    above = np.flatnonzero(without_plane(points, plane, 1.5 * plane.tolerance))
+    if not len(above):
+        return None
+    kept = np.zeros(len(points), dtype=bool)
+    kept[above] = _object(points[above], plane)
+    return Standing(plane, kept, len(points) - len(above), len(above) - int(kept.sum()))
+
+
+def _object(points: Array, plane: Plane) -> Mask:
+    """Which points (N,) are of the largest thing: a cluster and those that belong to it."""
+    some, labels = _clustered(points)
+    parts = np.argsort(-np.bincount(labels[some]), kind="stable")
+    things = [_belonging(points[some], labels[some], seed, parts, plane) for seed in parts[:SEEDS]]
+    largest = max(things, key=lambda thing: int(np.isin(labels[some], thing).sum()))
+    return np.isin(labels, largest)
+
+
+def _belonging(points: Array, labels: Indices, seed: int, parts: Indices, plane: Plane) -> list[int]:
+    """The labels of one cluster and of those that belong to it, tried in the order given."""
+    ours = [seed]
+    for label in parts[parts != seed]:
+        one, body = points[labels == label], points[np.isin(labels, ours)]
+        near = cKDTree(body).query(one)[0].min() < JOINED_GAP * _diagonal(body)
+        if near or _over(plane, one, body) > JOINED_FOOTPRINT:
+            ours.append(label)
+    return ours
