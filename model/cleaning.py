@@ -172,14 +172,15 @@ def _voxels(points: Array, cell: float) -> Indices:
 # Noise
 
 
-def local_noise(points: Array, neighbours: int = 16) -> float:
+def local_noise(points: Array, neighbours: int = 24) -> float:
     """Standard deviation of the noise of (N, 3) points along the surface normal, in their unit.
 
     Around some of the points a quadric is fitted to the nearest ones, at least `neighbours` of them and as
     many as reach 5 deviations far. The variances of what remains, over their degrees of freedom, are the
     noise's and more at edges and thin parts, so a quantile somewhat below their median counts, divided by
     what that quantile is of pure noise. Curvature, edges and thin parts are thus not taken for noise while
-    they are the fewer. After thinning to a half or third it still holds within about a third, upwards.
+    they are the fewer. After thinning to a half or third it still holds within about a third, upwards. Steps
+    of a sensor that rounds its depths count as noise if neighbourhoods span several: if not, give more.
     """
     tree = cKDTree(points)
     picks = np.random.default_rng(0).permutation(len(points))[:NOISE_CENTRES]
