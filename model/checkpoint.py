@@ -14,12 +14,16 @@ from torch import Tensor
 
 from model.decoder import Decoder, DecoderSpec, without_weight_norm
 from model.latent import CodePrior
+from model.starts import StartShapes, grids_of
 
 DECODER_FILE, LATENTS_FILE, CARD_FILE = "decoder.safetensors", "latents.safetensors", "card.json"
 
 
 UNKNOWN_LIPSCHITZ = 4.0
 """What is assumed of a decoder whose card says nothing: `python -m model.training.lipschitz` estimates it."""
+
+MAX_STARTS = 96
+"""Most training shapes that a fit may start from; of larger sets so many evenly chosen ones."""
 
 VARIANT_MARK = "__v"
 """What parts a deformed variant's name from its shape's: `<id>__v03`."""
@@ -40,6 +44,7 @@ class Checkpoint:
     shapes: list[str]  # N names; a variant's has the mark "__v"
     card: dict[str, Any]
     prior: CodePrior
+    starts: StartShapes  # training shapes that a fit may start from
 
     @property
     def skin(self) -> float:
@@ -62,12 +67,23 @@ class Checkpoint:
     @property
     def own_shapes(self) -> list[int]:
         """Rows of the training shapes themselves, their variants left out."""
-        return [row for row, name in enumerate(self.shapes) if VARIANT_MARK not in name]
+        return own_rows(self.shapes)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.codes.device
+
+
+def own_rows(shapes: list[str]) -> list[int]:
+    """Rows of the names that are no variant's."""
+    return [row for row, name in enumerate(shapes) if VARIANT_MARK not in name]
+
+
+def start_rows(shapes: list[str]) -> list[int]:
+    """Rows of the shapes that a fit may start from."""
+    own = own_rows(shapes)
+    return own[:: -(-len(own) // MAX_STARTS)]
 
 
 def choose_device(device: str = "auto") -> str:
@@ -89,7 +105,9 @@ def save_checkpoint(
     without_weight_norm(decoder)
     weights = {key: value.detach().cpu().contiguous() for key, value in decoder.state_dict().items()}
     save_file(weights, folder / DECODER_FILE)
-    latents = {"codes": codes.detach().cpu().contiguous(), "extents": extents.cpu().contiguous()}
+    grids = grids_of(decoder.eval(), codes.detach()[start_rows(shapes)], card["clamping_distance"])
+    latents = {"codes": codes.detach(), "extents": extents, "grids": grids}
+    latents = {key: value.cpu().contiguous() for key, value in latents.items()}
     save_file(latents, folder / LATENTS_FILE, metadata={"shapes": json.dumps(shapes)})
     decoder_spec = {**decoder.spec.to_dict(), "weight_norm": False, "dropout": 0.0}
     write_card(folder, {**card, "decoder": decoder_spec})
@@ -131,14 +149,17 @@ def _loaded(folder: Path, card: dict[str, Any], device: str) -> Checkpoint:
     decoder.load_state_dict(load_file(folder / DECODER_FILE))
     latents = load_file(folder / LATENTS_FILE, device=device)
     decoder.to(device).eval().requires_grad_(False)
+    codes, extents, shapes = latents["codes"], latents["extents"], _shape_names(folder / LATENTS_FILE)
+    rows = start_rows(shapes)
     return Checkpoint(
         name=card["name"],
         decoder=decoder,
-        codes=latents["codes"],
-        extents=latents["extents"],
-        shapes=_shape_names(folder / LATENTS_FILE),
+        codes=codes,
+        extents=extents,
+        shapes=shapes,
         card=card,
-        prior=CodePrior.from_codes(latents["codes"]),
+        prior=CodePrior.from_codes(codes),
+        starts=StartShapes(codes[rows], extents[rows], latents["grids"]),
     )
 
 

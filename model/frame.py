@@ -83,13 +83,16 @@ class Similarity:
         return matrix
 
 
-def upright(up: str) -> Array:
-    """The (3, 3) rotation that turns the scan's `up` axis (one of `UP_AXES`) to +y.
+def upright(up: str | ArrayLike) -> Array:
+    """The (3, 3) rotation that turns the scan's `up`, one of `UP_AXES` or a vector (3,), to +y.
 
     For "-y" it is the half turn about x, which also makes a depth camera's frame (y down, looking
-    along +z) one whose z points at the camera, as the front of a canonical shape does.
-    Raises ValueError for another word.
+    along +z) one whose z points at the camera, as the front of a canonical shape does. A vector is
+    turned the shortest way from the axis nearest to it.
+    Raises ValueError for another word and for a vector that is none.
     """
+    if not isinstance(up, str):
+        return _upright_vector(np.asarray(up, dtype=float))
     rotations = {
         "+y": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
         "-y": [[1, 0, 0], [0, -1, 0], [0, 0, -1]],
@@ -101,3 +104,18 @@ def upright(up: str) -> Array:
     if up not in rotations:
         raise ValueError(f"up must be one of {', '.join(UP_AXES)}, not {up!r}")
     return np.array(rotations[up], dtype=float)
+
+
+def _upright_vector(up: Array) -> Array:
+    length = float(np.linalg.norm(up)) if up.shape == (3,) else 0.0
+    if not (np.isfinite(length) and length > 0):
+        raise ValueError(f"up must be three numbers, not all of them 0, not {up.tolist()}")
+    up = up / length
+    nearest = int(np.abs(up).argmax())
+    axis = np.sign(up[nearest]) * np.eye(3)[nearest]
+    # The shortest turn between two unit vectors less than a quarter turn apart (Rodrigues).
+    v = np.cross(up, axis)
+    cross = np.array([[0, -v[2], v[1]], [v[2], 0, -v[0]], [-v[1], v[0], 0]])
+    to_axis = np.eye(3) + cross + cross @ cross / (1 + up @ axis)
+    name = ("+" if up[nearest] > 0 else "-") + "xyz"[nearest]
+    return np.asarray(upright(name) @ to_axis)

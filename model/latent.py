@@ -16,44 +16,72 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from model.decoder import Decoder
+from model.placement import FREEDOM, MOVE_SIZE, ROTATION, Placements, gradient_by_move
 
-PLACEMENT_SIZE = 4
-"""A placement is (log scale, translation): canonical x = e^{log scale} · p + translation."""
+SURFACE, OUTSIDE, INSIDE, FREE, BACKGROUND = range(5)
+KINDS = ("surface", "outside", "inside", "free space", "background")
+"""Kinds of rows: measured points, η off them to either side, lines of sight, rays that met nothing."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What is known of the field at K points, for B problems (or B = 1, shared by all).
+    """What is known of the field at K points, for B problems.
 
-    The point of row k is placement(points_k) + offsets_k. Equality is the interval [s, s]; free space
-    is [0, ∞).
+    The point of row k is placement(points_k) with the turned offset added. Equality is the interval
+    [s, s]; free space is [0, ∞). A row of weight 0 is padding.
     """
 
     points: Tensor  # (B, K, 3) in the observation's frame, before the placement
-    offsets: Tensor  # (B, K, 3) canonical units: ±η along the normal
+    offsets: Tensor  # (B, K, 3) canonical units, observation's axes: ±η along the normal
     lower: Tensor  # (B, K) signed distance, canonical units
     upper: Tensor  # (B, K)
     weights: Tensor  # (B, K)
     only_in_ball: Tensor  # (B, K) bool: the row says nothing once its point leaves the unit ball
+    kind: Tensor  # (B, K) int8, one of `KINDS`
 
     def __len__(self) -> int:
         return self.points.shape[1]
 
     def of(self, problems: Tensor) -> Rows:
-        """The rows of the given problems; shared rows stay shared."""
-        return self if self.points.shape[0] == 1 else Rows(*(part[problems] for part in self._parts()))
+        """The rows of the given problems."""
+        return Rows(*(part[problems] for part in self.parts()))
 
     def some(self, picks: Tensor) -> Rows:
         """The given rows of every problem."""
-        return Rows(*(part[:, picks] for part in self._parts()))
+        return Rows(*(part[:, picks] for part in self.parts()))
 
-    def _parts(self) -> tuple[Tensor, ...]:
-        return self.points, self.offsets, self.lower, self.upper, self.weights, self.only_in_ball
+    def expanded(self, problems: int) -> Rows:
+        """The rows of one problem, for many."""
+        return Rows(*(part.expand(problems, *part.shape[1:]) for part in self.parts()))
+
+    def padded(self, count: int) -> Rows:
+        """As many more rows of weight 0 as make `count`."""
+        missing = count - len(self)
+        if missing == 0:
+            return self
+        return Rows(
+            *(torch.cat([part, torch.zeros_like(part[:, :1]).expand(-1, missing, *part.shape[2:])], dim=1)
+              for part in self.parts())
+        )  # fmt: skip
+
+    @classmethod
+    def joined(cls, parts: list[Rows]) -> Rows:
+        """All problems of the parts, in order; shorter ones are padded."""
+        count = max(len(part) for part in parts)
+        columns = zip(*(part.padded(count).parts() for part in parts), strict=True)
+        return cls(*(torch.cat(column) for column in columns))
+
+    def parts(self) -> tuple[Tensor, ...]:
+        """All tensors, in the order of the fields."""
+        return (
+            self.points, self.offsets, self.lower, self.upper, self.weights, self.only_in_ball, self.kind
+        )  # fmt: skip
 
 
 def rows_of_samples(points: Tensor, distances: Tensor, clamping_distance: float) -> Rows:
@@ -69,6 +97,7 @@ def rows_of_samples(points: Tensor, distances: Tensor, clamping_distance: float)
         upper=torch.where(distances >= delta, math.inf, distances).clamp(min=-delta),
         weights=torch.full_like(distances, 1 / distances.shape[1]),
         only_in_ball=torch.zeros_like(distances, dtype=torch.bool),
+        kind=torch.full_like(distances, SURFACE, dtype=torch.int8),
     )
 
 
@@ -104,16 +133,81 @@ class FitSettings:
     steps: int = 30
     tolerance: float = 1e-3  # relative decrease of E under which a problem is done
     damping: float = 0.1  # start of the trust region's damping
-    solve_placement: bool = True
-    placement_std: float = (
-        0.3  # of log scale and translation about their start: a scan must not shrink to a point
-    )
+    placement_std: float = 0.3  # σ_p of log scale and translation: a scan must not shrink to a point
+    rotation_std: float = 1.0  # radians; weak, since the start is one of many hypotheses
 
 
-def placed(rows: Rows, placements: Tensor) -> Tensor:
-    """The canonical points (B, K, 3) of the rows under (B, 4) placements."""
-    scale = placements[:, :1].exp().unsqueeze(1)
-    return scale * rows.points + placements[:, None, 1:] + rows.offsets
+@dataclass(frozen=True)
+class Problems:
+    """B fits: what was observed, where each starts, and what of its placement is free."""
+
+    rows: Rows
+    codes: Tensor  # (B, L)
+    placements: Placements
+    freedom: Tensor  # (B, 7) 1 where the move is solved for, else 0
+    huber: Tensor  # (B,) observation's unit
+    steps: Tensor  # (B,) at most
+
+    @classmethod
+    def start(
+        cls,
+        rows: Rows,
+        codes: Tensor,
+        placements: Placements | None = None,
+        pose: str = "known",
+        settings: FitSettings | None = None,
+    ) -> Problems:
+        """Fits of (B, L) codes to rows of B problems, or to the same rows for all; `pose` as in `FREEDOM`."""
+        settings, count = settings or FitSettings(), len(codes)
+        return cls(
+            rows=rows if rows.points.shape[0] == count else rows.expanded(count),
+            codes=codes,
+            placements=placements or Placements.identity(count, codes.device),
+            freedom=codes.new_tensor(FREEDOM[pose]).expand(count, MOVE_SIZE),
+            huber=codes.new_full((count,), settings.huber),
+            steps=torch.full((count,), settings.steps, device=codes.device),
+        )
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def of(self, picks: Tensor) -> Problems:
+        """The given ones."""
+        return Problems(
+            self.rows.of(picks),
+            self.codes[picks],
+            self.placements.of(picks),
+            self.freedom[picks],
+            self.huber[picks],
+            self.steps[picks],
+        )
+
+    @classmethod
+    def joined(cls, parts: list[Problems]) -> Problems:
+        """All problems of the parts, in order."""
+        return cls(
+            Rows.joined([part.rows for part in parts]),
+            torch.cat([part.codes for part in parts]),
+            Placements.joined([part.placements for part in parts]),
+            torch.cat([part.freedom for part in parts]),
+            torch.cat([part.huber for part in parts]),
+            torch.cat([part.steps for part in parts]),
+        )
+
+
+class CodedFields(Protocol):
+    """Fields that a code picks out: the decoder, or shapes on grids."""
+
+    def __call__(self, codes: Tensor, points: Tensor) -> Tensor:
+        """Signed distances (B, K) for (B, L) codes and (B, K, 3) points."""
+
+    def distance_and_gradients(self, codes: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Signed distances (B, K), their gradients in the code (B, K, L) and in the point (B, K, 3)."""
+
+
+def placed(rows: Rows, placements: Placements) -> Tensor:
+    """The canonical points (B, K, 3) of the rows."""
+    return placements.apply(rows.points) + placements.turned(rows.offsets)
 
 
 def _into_ball(points: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,44 +225,49 @@ def _active_weights(rows: Rows, beyond: Tensor) -> Tensor:
     return rows.weights * ~(rows.only_in_ball & (beyond > 0))
 
 
-def _huber_loss(residual: Tensor, bound: float) -> Tensor:
+def _huber_loss(residual: Tensor, bound: Tensor) -> Tensor:
     size = residual.abs()
     return torch.where(size <= bound, 0.5 * size**2, bound * (size - 0.5 * bound))
 
 
 @torch.no_grad()
-def objective(
-    decoder: Decoder, prior: CodePrior, rows: Rows, codes: Tensor, placements: Tensor, settings: FitSettings
-) -> Tensor:
-    """E of (B, L) codes under (B, 4) placements, (B,): forward passes only, for screening many starts."""
+def objective(fields: CodedFields, prior: CodePrior, problems: Problems, settings: FitSettings) -> Tensor:
+    """E of each problem where it starts, (B,): forward passes only."""
+    rows, placements = problems.rows, problems.placements
     inside, beyond = _into_ball(placed(rows, placements))
-    distances = decoder(codes, inside) + beyond
-    loss = _huber_loss(residuals(distances, rows) / placements[:, :1].exp(), settings.huber)
+    distances = fields(problems.codes, inside) + beyond
+    loss = _huber_loss(residuals(distances, rows) / placements.scale[:, None], problems.huber[:, None])
     data = (_active_weights(rows, beyond) * loss).sum(dim=1)
-    return data + settings.prior_weight * prior.distance(codes)
+    return data + settings.prior_weight * prior.distance(problems.codes)
 
 
 @dataclass(frozen=True)
-class _Linearisation:
-    """E and its Gauss-Newton model at one state, for B problems."""
+class Linearisation:
+    """E and its Gauss-Newton model at one state, for B problems; D = L + 7, the code before the move."""
 
     cost: Tensor  # (B,)
     gradient: Tensor  # (B, D)
     hessian: Tensor  # (B, D, D)
     residual: Tensor  # (B,) weighted mean |r|, the observation's unit
 
-    def updated(self, problems: Tensor, new: _Linearisation) -> _Linearisation:
-        """This one with the given problems' rows replaced by `new`'s."""
-        out = [part.clone() for part in (self.cost, self.gradient, self.hessian, self.residual)]
-        parts = (new.cost, new.gradient, new.hessian, new.residual)
-        for old, part in zip(out, parts, strict=True):
-            old[problems] = part
-        return _Linearisation(*out)
+    def of(self, picks: Tensor) -> Linearisation:
+        """Of the given problems."""
+        return Linearisation(*(part[picks] for part in self._parts()))
 
-    def of(self, picks: Tensor) -> _Linearisation:
-        return _Linearisation(
-            self.cost[picks], self.gradient[picks], self.hessian[picks], self.residual[picks]
-        )
+    def updated(self, problems: Tensor, new: Linearisation) -> Linearisation:
+        """This one with the given problems' part replaced by `new`."""
+        out = [part.clone() for part in self._parts()]
+        for old, part in zip(out, new._parts(), strict=True):
+            old[problems] = part
+        return Linearisation(*out)
+
+    def joined(self, other: Linearisation) -> Linearisation:
+        """These problems, then the other's."""
+        pairs = zip(self._parts(), other._parts(), strict=True)
+        return Linearisation(*(torch.cat(pair) for pair in pairs))
+
+    def _parts(self) -> tuple[Tensor, ...]:
+        return self.cost, self.gradient, self.hessian, self.residual
 
 
 class LevenbergMarquardt:
@@ -177,29 +276,32 @@ class LevenbergMarquardt:
     The authors of DeepSDF name Gauss-Newton as future work (section 7). The Jacobian of all rows costs
     one backward pass (`Decoder.distance_and_gradients`), so a step costs about what one of Adam's does.
     Robust residuals by iteratively reweighted least squares; a step that does not lower E is taken back
-    and the damping raised, so the state held is always the best one.
+    and the damping raised, so the state held is always the best one. Problems may come (`add`) and go
+    (`keep`) between steps: none of them feels the others.
     """
 
     def __init__(
-        self,
-        decoder: Decoder,
-        prior: CodePrior,
-        rows: Rows,
-        codes: Tensor,
-        placements: Tensor | None = None,
-        settings: FitSettings | None = None,
+        self, fields: CodedFields, prior: CodePrior, problems: Problems, settings: FitSettings | None = None
     ) -> None:
-        self.decoder, self.prior, self.rows = decoder, prior, rows
+        self.fields, self.prior = fields, prior
         self.settings = settings or FitSettings()
-        self.codes = codes.clone()
-        self.placements = (
-            codes.new_zeros(len(codes), PLACEMENT_SIZE) if placements is None else placements.clone()
-        )
-        self._start = self.placements.clone()
-        self.steps_taken = 0
-        self.finished_problems = torch.zeros(len(codes), dtype=torch.bool, device=codes.device)
-        self._damping = torch.full_like(codes[:, 0], self.settings.damping)
-        self._model = self._linearise(rows, self.codes, self.placements, self._start)
+        self.problems = problems  # with the best codes and placements so far
+        self._start = problems.placements
+        self.steps_taken = torch.zeros_like(problems.steps)
+        self._converged = torch.zeros_like(problems.steps, dtype=torch.bool)
+        self._damping = torch.full_like(problems.huber, self.settings.damping)
+        self._raise = torch.full_like(problems.huber, 2.0)  # factor of the damping at the next refusal
+        self._model = self._linearise(problems, self._start)
+
+    @property
+    def codes(self) -> Tensor:
+        """The best codes so far (B, L)."""
+        return self.problems.codes
+
+    @property
+    def placements(self) -> Placements:
+        """The best placements so far."""
+        return self.problems.placements
 
     @property
     def cost(self) -> Tensor:
@@ -207,87 +309,144 @@ class LevenbergMarquardt:
         return self._model.cost
 
     @property
+    def hessian(self) -> Tensor:
+        """Gauss-Newton Hessian of E (B, L + 7, L + 7); of what is not solved for, zero."""
+        return self._model.hessian
+
+    @property
     def residual(self) -> Tensor:
         """Weighted mean |r| of each problem (B,), the observation's unit."""
         return self._model.residual
 
     @property
+    def finished_problems(self) -> Tensor:
+        """Which problems have converged or spent their steps, (B,) bool."""
+        return self._converged | (self.steps_taken >= self.problems.steps)
+
+    @property
     def finished(self) -> bool:
-        """Whether every problem has converged or the steps are spent."""
-        return self.steps_taken >= self.settings.steps or bool(self.finished_problems.all())
+        """Whether every problem has."""
+        return bool(self.finished_problems.all())
+
+    def add(self, problems: Problems) -> None:
+        """Take further problems into the batch; they come after those that are there."""
+        other = LevenbergMarquardt(self.fields, self.prior, problems, self.settings)
+        self.problems = Problems.joined([self.problems, other.problems])
+        self._start = Placements.joined([self._start, other._start])
+        self.steps_taken = torch.cat([self.steps_taken, other.steps_taken])
+        self._converged = torch.cat([self._converged, other._converged])
+        self._damping = torch.cat([self._damping, other._damping])
+        self._raise = torch.cat([self._raise, other._raise])
+        self._model = self._model.joined(other._model)
+
+    def keep(self, picks: Tensor) -> None:
+        """Go on with the given problems (indices) alone."""
+        self.problems, self._start = self.problems.of(picks), self._start.of(picks)
+        self.steps_taken, self._converged = self.steps_taken[picks], self._converged[picks]
+        self._damping, self._raise = self._damping[picks], self._raise[picks]
+        self._model = self._model.of(picks)
 
     def step(self) -> None:
         """Try one damped Gauss-Newton step on every unfinished problem."""
         active = (~self.finished_problems).nonzero().squeeze(1)
-        move = self._solve(self._model.of(active), self._damping[active])
-        codes = self.codes[active] + move[:, : self.codes.shape[1]]
-        placements = self.placements[active]
-        if self.settings.solve_placement:
-            placements = placements + move[:, self.codes.shape[1] :]
-        tried = self._linearise(self.rows.of(active), codes, placements, self._start[active])
-        before = self._model.cost[active]
-        better = tried.cost < before
-        small = better & (before - tried.cost < self.settings.tolerance * before)
-        kept = active[better]
-        self.codes[kept], self.placements[kept] = codes[better], placements[better]
-        self._model = self._model.updated(kept, tried.of(better))
-        damping = torch.where(better, self._damping[active] / 3, self._damping[active] * 4)
-        self._damping[active] = damping.clamp(1e-6, 1e6)
-        self.finished_problems[active] = small | (damping > 1e4)
-        self.steps_taken += 1
+        now, model = self.problems.of(active), self._model.of(active)
+        move = self._solve(model, self._damping[active])
+        length = now.codes.shape[1]
+        there = replace(
+            now,
+            codes=now.codes + move[:, :length],
+            placements=now.placements.moved(now.freedom * move[:, length:]),
+        )
+        tried = self._linearise(there, self._start.of(active))
+        better = tried.cost < model.cost
+        small = better & (model.cost - tried.cost < self.settings.tolerance * model.cost)
+        self._take(active[better], there.of(better), tried.of(better))
+        self._adapt(active, better, (model.cost - tried.cost) / _promised(model, move))
+        self._converged[active] = small | (self._damping[active] > 1e4)
+        self.steps_taken[active] += 1
 
-    def _solve(self, model: _Linearisation, damping: Tensor) -> Tensor:
+    def _adapt(self, active: Tensor, better: Tensor, gain: Tensor) -> None:
+        """Less damping the better the model foretold the decrease, ever more at refusals in a row.
+
+        Nielsen, "Damping parameter in Marquardt's method", IMM-REP-1999-05, section 3.
+        """
+        shrink = (1 - (2 * gain - 1) ** 3).clamp(1 / 5, 2)
+        damping = self._damping[active] * torch.where(better, shrink, self._raise[active])
+        self._damping[active] = damping.clamp(1e-6, 1e6)
+        self._raise[active] = torch.where(better, 2.0, 2 * self._raise[active])
+
+    def _take(self, which: Tensor, there: Problems, model: Linearisation) -> None:
+        codes, placements = self.problems.codes.clone(), self.problems.placements
+        parts = [placements.log_scale.clone(), placements.rotation.clone(), placements.translation.clone()]
+        codes[which] = there.codes
+        new = there.placements.log_scale, there.placements.rotation, there.placements.translation
+        for old, part in zip(parts, new, strict=True):
+            old[which] = part
+        self.problems = replace(self.problems, codes=codes, placements=Placements(*parts))
+        self._model = self._model.updated(which, model)
+
+    def _solve(self, model: Linearisation, damping: Tensor) -> Tensor:
         diagonal = model.hessian.diagonal(dim1=1, dim2=2)
-        damped = model.hessian + torch.diag_embed(damping[:, None] * diagonal + 1e-10)
+        # What is not solved for has a zero row: a one on its diagonal leaves it where it is.
+        idle = (diagonal == 0).to(diagonal.dtype)
+        damped = model.hessian + torch.diag_embed(damping[:, None] * diagonal + idle + 1e-10)
         move: Tensor = torch.linalg.solve(damped, model.gradient)
         return -move
 
-    def _linearise(self, rows: Rows, codes: Tensor, placements: Tensor, start: Tensor) -> _Linearisation:
-        settings = self.settings
-        distances, jacobian = self._jacobian(rows, codes, placements)
-        beyond = _into_ball(placed(rows, placements))[1]
-        scale = placements[:, :1].exp()
+    def _linearise(self, problems: Problems, start: Placements) -> Linearisation:
+        rows, placements = problems.rows, problems.placements
+        distances, jacobian, beyond = self._jacobian(problems)
+        scale = placements.scale[:, None]
         residual = residuals(distances, rows) / scale
         jacobian = jacobian / scale.unsqueeze(-1)
-        if settings.solve_placement:
-            jacobian[..., codes.shape[1]] -= residual  # the unit itself depends on the scale
-        weights = _active_weights(rows, beyond)
-        cost = (weights * _huber_loss(residual, settings.huber)).sum(dim=1)
-        robust = weights * settings.huber / residual.abs().clamp(min=settings.huber)
+        length = problems.codes.shape[1]
+        jacobian[..., length] -= residual  # the unit itself depends on the scale
+        jacobian[..., length:] *= problems.freedom[:, None]
+        weights, huber = _active_weights(rows, beyond), problems.huber[:, None]
+        cost = (weights * _huber_loss(residual, huber)).sum(dim=1)
+        robust = weights * huber / torch.maximum(residual.abs(), huber)
         # A row inside its interval has no residual and must not stiffen the model either.
         robust = robust * (residual != 0)
         weighted = robust.unsqueeze(-1) * jacobian
         hessian = weighted.transpose(1, 2) @ jacobian
         gradient = (weighted * residual.unsqueeze(-1)).sum(dim=1)
         mean_residual = (weights * residual.abs()).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-12)
-        model = _Linearisation(cost, gradient, hessian, mean_residual)
-        return self._with_priors(model, codes, placements - start)
+        model = Linearisation(cost, gradient, hessian, mean_residual)
+        return self._with_priors(model, problems, start)
 
-    def _with_priors(self, model: _Linearisation, codes: Tensor, moved: Tensor) -> _Linearisation:
+    def _with_priors(self, model: Linearisation, problems: Problems, start: Placements) -> Linearisation:
         """The model with the pull of the code to the training codes, and of the placement to its start."""
-        length, weight = codes.shape[1], self.settings.prior_weight
+        codes, settings = problems.codes, self.settings
+        length, weight = codes.shape[1], settings.prior_weight
         pull = 2 * weight / length * self.prior.precision
         model.hessian[:, :length, :length] += pull
         model.gradient[:, :length] += (codes - self.prior.mean) @ pull
-        cost = model.cost + weight * self.prior.distance(codes)
-        if self.settings.solve_placement:
-            stiffness = 2 * weight / self.settings.placement_std**2
-            model.hessian.diagonal(dim1=1, dim2=2)[:, length:] += stiffness
-            model.gradient[:, length:] += stiffness * moved
-            cost = cost + 0.5 * stiffness * moved.square().sum(dim=1)
+        std = codes.new_full((MOVE_SIZE,), settings.placement_std)
+        std[ROTATION] = settings.rotation_std
+        stiffness = problems.freedom * 2 * weight / std**2
+        moved = problems.placements.since(start)
+        model.hessian.diagonal(dim1=1, dim2=2)[:, length:] += stiffness
+        model.gradient[:, length:] += stiffness * moved
+        cost = model.cost + weight * self.prior.distance(codes) + 0.5 * (stiffness * moved**2).sum(dim=1)
         return replace(model, cost=cost)
 
-    def _jacobian(self, rows: Rows, codes: Tensor, placements: Tensor) -> tuple[Tensor, Tensor]:
-        """Signed distances (B, K) and their derivatives by code and placement (B, K, D)."""
-        points = placed(rows, placements)
+    def _jacobian(self, problems: Problems) -> tuple[Tensor, Tensor, Tensor]:
+        """Signed distances (B, K), their derivatives by code and move (B, K, D), and how far off the ball."""
+        rows, placements = problems.rows, problems.placements
+        offsets = placements.turned(rows.offsets)
+        scaled = placements.scale[:, None, None] * placements.turned(rows.points)
+        points = scaled + placements.translation[:, None] + offsets
         inside, beyond = _into_ball(points)
-        distances, by_code, by_point = self.decoder.distance_and_gradients(codes, inside)
-        if not self.settings.solve_placement:
-            return distances + beyond, by_code
+        distances, by_code, by_point = self.fields.distance_and_gradients(problems.codes, inside)
         by_point = _gradient_beyond_ball(by_point, points)
-        scaled = placements[:, :1].exp().unsqueeze(1) * rows.points
-        by_scale = (by_point * scaled).sum(dim=-1, keepdim=True)
-        return distances + beyond, torch.cat([by_code, by_scale, by_point], dim=-1)
+        by_move = gradient_by_move(by_point, scaled, offsets)
+        return distances + beyond, torch.cat([by_code, by_move], dim=-1), beyond
+
+
+def _promised(model: Linearisation, move: Tensor) -> Tensor:
+    """The decrease of E (B,) that the model expects of (B, D) moves."""
+    curved = (move[:, None] @ model.hessian @ move[..., None]).reshape(-1)
+    return (-(move * model.gradient).sum(dim=1) - 0.5 * curved).clamp(min=1e-30)
 
 
 def _gradient_beyond_ball(by_point: Tensor, points: Tensor) -> Tensor:
@@ -316,19 +475,19 @@ class Adam:
         decoder: Decoder,
         rows: Rows,
         code_length: int,
-        placements: Tensor,
+        placements: Placements,
         clamping_distance: float,
         seed: int = 0,
     ) -> None:
         self.decoder, self.rows, self.placements = decoder, rows, placements
         self.clamping_distance = clamping_distance
-        self._generator = torch.Generator(placements.device).manual_seed(seed)
-        shape = (len(placements), code_length)
-        start = torch.randn(shape, generator=self._generator, device=placements.device)
+        device = placements.log_scale.device
+        self._generator = torch.Generator(device).manual_seed(seed)
+        start = torch.randn((len(placements), code_length), generator=self._generator, device=device)
         self.codes = (self.start_std * start).requires_grad_()
         self._optimizer = torch.optim.Adam([self.codes], lr=self.rate)
         self.steps_taken = 0
-        self.residual = torch.full_like(placements[:, 0], math.nan)
+        self.residual = torch.full_like(placements.log_scale, math.nan)
 
     @property
     def finished(self) -> bool:
@@ -347,16 +506,15 @@ class Adam:
 
     def _loss(self) -> Tensor:
         count = min(self.rows_per_step, len(self.rows))
-        picks = torch.randint(
-            len(self.rows), (count,), generator=self._generator, device=self.placements.device
-        )
+        device = self.codes.device
+        picks = torch.randint(len(self.rows), (count,), generator=self._generator, device=device)
         rows = _clamped(self.rows.some(picks), self.clamping_distance)
         inside, beyond = _into_ball(placed(rows, self.placements))
         distances = self.decoder(self.codes, inside) + beyond
         clamped = distances.clamp(-self.clamping_distance, self.clamping_distance)
         weights = _active_weights(rows, beyond)
         loss = (weights * residuals(clamped, rows).abs()).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-12)
-        self.residual = loss.detach() / self.placements[:, 0].exp()
+        self.residual = loss.detach() / self.placements.scale
         return loss + self.code_penalty * self.codes.square().mean(dim=1)
 
 

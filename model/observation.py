@@ -1,26 +1,32 @@
 """From a partial scan to what it says of the signed-distance field.
 
 METHOD of DeepSDF, section 6.3: a measured point lies on the surface, a point η off it along the
-normal has distance ±η, and the line of sight before it is free.
+normal has distance ±η, and the line of sight before it is free. A scan is one view or several.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import ConvexHull, Delaunay, QhullError, cKDTree
 
+from model import cleaning
 from model.frame import Similarity, upright
-from model.latent import Rows
+from model.latent import BACKGROUND, FREE, INSIDE, OUTSIDE, SURFACE, Rows
 
 Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 MIN_POINTS = 32
 MAX_POINTS = 20_000
-NEIGHBOURS = 24
+FINEST_CELL = 0.008
+"""Points nearer to each other than this say the same; radii of the scan."""
+
+NEIGHBOURS, MOST_NEIGHBOURS = 24, 160
 GRAZING_COSINE = 0.1
 EDGE_VARIATION = 0.08
 """Share of variance along the normal above which a neighbourhood is an edge or noise, not a surface."""
@@ -60,76 +66,149 @@ class Observation:
     """A scan turned upright, centred, and scaled to radius 1: the observation's frame."""
 
     surface: Array  # (K, 3)
-    normals: Array | None  # (K, 3) unit, outward; None if the sides cannot be told
+    normals: Array  # (K, 3) unit, outward; NaN where the sides cannot be told
     free: Array  # (M, 3) points on lines of sight before a measured point
     background: Array  # (B, 3) points on rays that met nothing of the object
     from_scan: Similarity
+    noise: float  # standard deviation along the normal
+    colors: NDArray[np.uint8] | None = None  # (K, 3) RGB
+    removed: dict[str, int] = field(default_factory=dict)  # points left out, by reason
+
+
+@dataclass(frozen=True)
+class _Cloud:
+    """The points of all views, each with what is known of it."""
+
+    points: Array  # (N, 3)
+    normals: Array  # (N, 3) as given, NaN where not
+    eyes: Array  # (N, 3) where its sensor stood, NaN where unknown
+    colors: NDArray[np.uint8] | None
+    view: NDArray[np.int64]  # (N,)
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def of(self, keep: Mask | NDArray[np.int64]) -> _Cloud:
+        colors = None if self.colors is None else self.colors[keep]
+        return _Cloud(self.points[keep], self.normals[keep], self.eyes[keep], colors, self.view[keep])
+
+    def moved(self, to: Similarity) -> _Cloud:
+        points, normals, eyes = to.apply(self.points), to.turn(self.normals), to.apply(self.eyes)
+        return replace(self, points=points, normals=normals, eyes=eyes)
 
 
 def observe(
-    points: Array,
-    normals: Array | None = None,
-    viewpoint: Array | None = None,
-    background: Array | None = None,
+    views: View | Sequence[View],
     *,
-    up: str = "+y",
+    up: str | ArrayLike = "+y",
+    remove_plane: bool = False,
     seed: int = 0,
 ) -> Observation:
-    """Prepare (N, 3) scan points with what else is known of them.
+    """Prepare a scan of one view or several with what else is known of its points.
 
-    `normals` (N, 3); `viewpoint` (3,) the sensor's place; `background` (B, 3) unit directions from it
-    that met nothing, guessed from the scan's outline if None; all in the scan's frame. Raises UnusableScan.
+    Stray points go, and with `remove_plane` the plane that the object stands on and what else stands
+    there. A view without `background` has it guessed from its outline. `up` is an axis of the scan or a
+    vector (3,). Raises UnusableScan.
     """
+    views = [views] if isinstance(views, View) else list(views)
     rng = np.random.default_rng(seed)
-    points, normals = _finite(points, normals)
-    from_scan = _observation_frame(points, up)
-    keep = rng.permutation(len(points))[:MAX_POINTS]
-    surface = from_scan.apply(points[keep])
-    eye = None if viewpoint is None else from_scan.apply(np.asarray(viewpoint, dtype=float)[None])[0]
-    given = None if normals is None else from_scan.turn(normals[keep])
-    surface, facing = _facing_surface(surface, given, eye)
-    free = np.empty((0, 3)) if eye is None else _sight_samples(surface, eye, rng)
-    passed = np.empty((0, 3))
-    if eye is not None:
-        rays = _around_outline(surface, eye, rng) if background is None else from_scan.turn(background)
-        passed = _background_samples(rays, surface, eye, rng)
-    return Observation(surface, facing, free, passed, from_scan)
+    cloud, removed = _cleaned(_merged(views), upright(up)[1], remove_plane, seed)
+    noise = cleaning.local_noise(cloud.points)
+    from_scan = _observation_frame(cloud.points, up)
+    cloud, noise = cloud.moved(from_scan), noise * from_scan.scale
+    cloud = _thinned(cloud)
+    cloud, normals = _facing(cloud, noise)
+    free, background = _empty_space(views, cloud, from_scan, noise, rng)
+    return Observation(cloud.points, normals, free, background, from_scan, noise, cloud.colors, removed)
 
 
-def _finite(points: Array, normals: Array | None) -> tuple[Array, Array | None]:
-    finite = np.isfinite(points).all(axis=1)
-    if normals is not None:
-        finite &= np.isfinite(normals).all(axis=1)
-    if finite.sum() < MIN_POINTS:
-        raise UnusableScan(f"a scan needs at least {MIN_POINTS} finite points, this one has {finite.sum()}")
-    return points[finite].astype(float), None if normals is None else normals[finite].astype(float)
+def _merged(views: Sequence[View]) -> _Cloud:
+    def known(values: Array | None, view: View) -> Array:
+        if values is None:
+            return np.full((len(view.points), 3), np.nan)
+        return np.broadcast_to(np.asarray(values, dtype=float), (len(view.points), 3))
 
-
-def _observation_frame(points: Array, up: str) -> Similarity:
-    turned = points @ upright(up).T
-    low, high = np.quantile(turned, [0.002, 0.998], axis=0)
-    centre = (low + high) / 2
-    radius = float(np.linalg.norm(high - low) / 2)
-    if not radius > 1e-9 * (1 + float(np.abs(centre).max())):
-        raise UnusableScan("the scan's points all coincide: it has no extent to complete")
-    return Similarity(1 / radius, upright(up), -centre / radius)
-
-
-def _facing_surface(surface: Array, given: Array | None, eye: Array | None) -> tuple[Array, Array | None]:
-    """Points whose side is certain, with outward normals; all points without any if no side is known."""
-    if given is None and eye is None:
-        return surface, None
-    normals, variation = (
-        _estimated_normals(surface) if given is None else (_unit(given), np.zeros(len(given)))
+    colored = any(view.colors is not None for view in views)
+    colors = [np.full((len(v.points), 3), 160, np.uint8) if v.colors is None else v.colors for v in views]
+    return _Cloud(
+        np.concatenate([np.asarray(view.points, dtype=float) for view in views]),
+        np.concatenate([known(view.normals, view) for view in views]),
+        np.concatenate([known(view.viewpoint, view) for view in views]),
+        np.concatenate(colors) if colored else None,
+        np.repeat(np.arange(len(views)), [len(view.points) for view in views]),
     )
-    if eye is not None:
-        cosine = np.einsum("ij,ij->i", normals, _unit(eye - surface))
-        if given is None:
-            normals = np.where(cosine[:, None] < 0, -normals, normals)
-        sure = (np.abs(cosine) > GRAZING_COSINE) & (variation < EDGE_VARIATION)
-        if sure.sum() >= MIN_POINTS:
-            surface, normals = surface[sure], normals[sure]
-    return surface, normals
+
+
+def _cleaned(cloud: _Cloud, up: Array, remove_plane: bool, seed: int) -> tuple[_Cloud, dict[str, int]]:
+    """The points of the object, and how many others were left out, by reason. `up` is (3,), scan's frame."""
+    removed = {}
+
+    def keep(which: Mask, reason: str) -> None:
+        nonlocal cloud
+        if not which.all():
+            removed[reason] = int((~which).sum())
+            cloud = cloud.of(which)
+
+    keep(_finite(cloud.points), "not finite")
+    _require_points(cloud)
+    _require_extent(cloud.points)
+    if remove_plane:
+        standing = cleaning.standing_on_plane(cloud.points, up, seed)
+        if standing is None:
+            raise UnusableScan("no plane was found under the object: leave out `remove_plane`")
+        keep(standing.kept, "plane and surroundings")
+        _require_points(cloud)
+    keep(~cleaning.outliers(cloud.points), "stray")
+    _require_points(cloud)
+    return cloud, removed
+
+
+def _finite(rows: Array) -> Mask:
+    return np.asarray(np.isfinite(rows).all(axis=1))
+
+
+def _require_points(cloud: _Cloud) -> None:
+    if len(cloud) < MIN_POINTS:
+        raise UnusableScan(f"a scan needs at least {MIN_POINTS} usable points, this one has {len(cloud)}")
+
+
+def _require_extent(points: Array) -> None:
+    if not np.ptp(points, axis=0).max() > 1e-9 * (1 + np.abs(points).max()):
+        raise UnusableScan("the scan's points all coincide: it has no extent to complete")
+
+
+def _observation_frame(points: Array, up: str | ArrayLike) -> Similarity:
+    rotation = upright(up)
+    turned = points @ rotation.T
+    low, high = np.quantile(turned, [0.002, 0.998], axis=0)
+    radius = float(np.linalg.norm(high - low) / 2)
+    if not radius > 1e-9 * (1 + float(np.abs(low + high).max())):
+        raise UnusableScan("the scan's points all coincide: it has no extent to complete")
+    return Similarity(1 / radius, rotation, -(low + high) / 2 / radius)
+
+
+def _thinned(cloud: _Cloud) -> _Cloud:
+    """One point a voxel, so that what is near the sensor or seen twice weighs no more than the rest."""
+    cell = max(FINEST_CELL, cleaning.thinning_cell(cloud.points, MAX_POINTS))
+    thin = cleaning.thinned(cloud.points, cell)
+    return cloud.of(thin) if len(thin) >= MIN_POINTS else cloud
+
+
+def _facing(cloud: _Cloud, noise: float) -> tuple[_Cloud, Array]:
+    """The points that are neither edges nor seen at a grazing angle, and outward normals (NaN: unknown)."""
+    given, seen = _finite(cloud.normals), _finite(cloud.eyes)
+    if not (given | seen).any():
+        return cloud, np.full_like(cloud.points, np.nan)
+    estimated, variation = _estimated_normals(cloud.points, noise)
+    normals = np.where(given[:, None], _unit(cloud.normals), estimated)
+    cosine = np.einsum("ij,ij->i", normals, _unit(cloud.eyes - cloud.points))
+    flip = ~given & seen & (cosine < 0)
+    normals = np.where(flip[:, None], -normals, normals)
+    normals[~given & ~seen] = np.nan
+    sure = ~seen | ((np.abs(cosine) > GRAZING_COSINE) & (given | (variation < EDGE_VARIATION)))
+    if sure.sum() < MIN_POINTS:
+        return cloud, normals
+    return cloud.of(sure), normals[sure]
 
 
 def _unit(vectors: Array) -> Array:
@@ -137,21 +216,50 @@ def _unit(vectors: Array) -> Array:
     return np.asarray(vectors / np.maximum(lengths, 1e-12))
 
 
-def _estimated_normals(points: Array) -> tuple[Array, Array]:
-    """Unoriented unit normals by PCA over the neighbours, and the share of variance along them."""
-    _, neighbours = cKDTree(points).query(points, k=min(NEIGHBOURS, len(points)))
+def _estimated_normals(points: Array, noise: float) -> tuple[Array, Array]:
+    """Unoriented unit normals by PCA over the neighbours, and the share of variance along them.
+
+    Neighbourhoods are as wide as the noise asks for: within a few standard deviations of it everything
+    is round. The noise's own variance is no sign of an edge.
+    """
+    tree = cKDTree(points)
+    reach = float(
+        np.median(tree.query(points[:: max(1, len(points) // 500)], k=min(NEIGHBOURS, len(points)))[0][:, -1])
+    )
+    wider = (4.5 * noise / max(reach, 1e-12)) ** 2
+    count = int(np.clip(NEIGHBOURS * wider, NEIGHBOURS, MOST_NEIGHBOURS))
+    _, neighbours = tree.query(points, k=min(count, len(points)))
     around = points[neighbours] - points[neighbours].mean(axis=1, keepdims=True)
-    values, vectors = np.linalg.eigh(np.einsum("nki,nkj->nij", around, around))
-    return vectors[:, :, 0], values[:, 0] / np.maximum(values.sum(axis=1), 1e-12)
+    values, vectors = np.linalg.eigh(np.einsum("nki,nkj->nij", around, around) / around.shape[1])
+    flatness = np.maximum(values[:, 0] - noise**2, 0) / np.maximum(values.sum(axis=1), 1e-24)
+    return vectors[:, :, 0], flatness
 
 
-def _sight_samples(surface: Array, eye: Array, rng: np.random.Generator) -> Array:
+def _empty_space(
+    views: Sequence[View], cloud: _Cloud, from_scan: Similarity, noise: float, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Points (M, 3) on lines of sight and (B, 3) on rays that passed, of all views with a viewpoint."""
+    free, passed = [np.empty((0, 3))], [np.empty((0, 3))]
+    for number, view in enumerate(views):
+        surface = cloud.points[cloud.view == number]
+        if view.viewpoint is None or not len(surface):
+            continue
+        eye = from_scan.apply(np.asarray(view.viewpoint, dtype=float)[None])[0]
+        free.append(_sight_samples(surface, eye, noise, rng))
+        rays = (
+            _around_outline(surface, eye, rng) if view.background is None else from_scan.turn(view.background)
+        )
+        passed.append(_background_samples(rays, surface, eye, rng))
+    return np.concatenate(free), np.concatenate(passed)
+
+
+def _sight_samples(surface: Array, eye: Array, noise: float, rng: np.random.Generator) -> Array:
     """Two points on each line of sight, uniform over what of it lies near the scan."""
     targets = np.repeat(surface, 2, axis=0)
     rays = targets - eye
     lengths = np.linalg.norm(rays, axis=1)
     start = np.maximum(lengths - SIGHT_REACH, 0)
-    stop = np.maximum(lengths - SIGHT_MARGIN, start)
+    stop = np.maximum(lengths - max(SIGHT_MARGIN, 3 * noise), start)
     along = start + rng.random(len(lengths)) * (stop - start)
     return np.asarray(eye + rays * (along / np.maximum(lengths, 1e-12))[:, None])
 
@@ -163,6 +271,8 @@ def _around_outline(surface: Array, eye: Array, rng: np.random.Generator) -> Arr
     are the safest guess, and without them nothing would bound the shape's size. Holes inside the outline
     are left alone: sensors miss thin and dark parts.
     """
+    if len(surface) < 4:
+        return np.empty((0, 3))
     rays = _unit(surface - eye)
     forward = _unit(rays.mean(axis=0, keepdims=True))[0]
     depth = rays @ forward
@@ -198,6 +308,7 @@ class RowWeights:
     """How the parts of an observation are weighed; each part's rows share its weight."""
 
     eta: float = 0.03  # η: distance off the surface of the two samples along the normal, canonical units
+    eta_in_noise: float = 2.5  # … and at least so many standard deviations of the noise
     surface: float = 1.0
     free: float = 2.0
     background: float = 8.0
@@ -211,26 +322,31 @@ def rows_of(
     device: torch.device,
     seed: int = 0,
 ) -> Rows:
-    """Random rows of an observation: about `counts[0]` of the surface, `counts[1]` of free space.
+    """Random rows of an observation, (1, K): about `counts[0]` of the surface, `counts[1]` of free space.
 
     With a skin τ the field is −τ on the surface. The row below the surface is an interval, since a part
     may be thinner than η.
     """
     rng = np.random.default_rng(seed)
-    eta, parts = weights.eta, []
-    if observation.normals is None:
-        on = _pick(observation.surface, counts[0], rng)
-        parts.append(_part(observation.surface[on], None, -skin, -skin, weights.surface))
-    else:
-        on = _pick(observation.surface, counts[0] // 3, rng)
+    eta = max(weights.eta, weights.eta_in_noise * observation.noise)
+    sided = _finite(observation.normals)
+    count = counts[0] // 3 if sided.any() else counts[0]
+    share = weights.surface / 3 if sided.any() else weights.surface
+    on = _pick(observation.surface, count, rng)
+    parts = [_part(SURFACE, observation.surface[on], None, -skin, -skin, share)]
+    on = on[sided[on]]
+    if len(on):
         surface, normals = observation.surface[on], observation.normals[on]
-        parts.append(_part(surface, None, -skin, -skin, weights.surface / 3))
-        parts.append(_part(surface, eta * normals, eta - skin, eta - skin, weights.surface / 3))
-        parts.append(_part(surface, -eta * normals, -eta - skin, -skin, weights.surface / 3))
-    for points, weight in ((observation.free, weights.free), (observation.background, weights.background)):
+        parts.append(_part(OUTSIDE, surface, eta * normals, eta - skin, eta - skin, share))
+        parts.append(_part(INSIDE, surface, -eta * normals, -eta - skin, -skin, share))
+    empty = (
+        (FREE, observation.free, weights.free),
+        (BACKGROUND, observation.background, weights.background),
+    )
+    for kind, points, weight in empty:
         if len(points):
             some = points[_pick(points, counts[1] // 2, rng)]
-            parts.append(_part(some, None, 0.0, np.inf, weight, only_in_ball=True))
+            parts.append(_part(kind, some, None, 0.0, np.inf, weight))
     columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
     tensors = [torch.from_numpy(column)[None].to(device) for column in columns]
     return Rows(*tensors)
@@ -241,13 +357,8 @@ def _pick(points: Array, count: int, rng: np.random.Generator) -> NDArray[np.int
 
 
 def _part(
-    points: Array,
-    offsets: Array | None,
-    lower: float,
-    upper: float,
-    weight: float,
-    only_in_ball: bool = False,
-) -> tuple[NDArray[np.float32] | NDArray[np.bool_], ...]:
+    kind: int, points: Array, offsets: Array | None, lower: float, upper: float, weight: float
+) -> tuple[NDArray[np.float32] | NDArray[np.bool_] | NDArray[np.int8], ...]:
     count = len(points)
     return (
         points.astype(np.float32),
@@ -255,5 +366,6 @@ def _part(
         np.full(count, lower, np.float32),
         np.full(count, upper, np.float32),
         np.full(count, weight / count, np.float32),
-        np.full(count, only_in_ball),
+        np.full(count, kind in (FREE, BACKGROUND)),
+        np.full(count, kind, np.int8),
     )

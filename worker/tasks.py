@@ -19,6 +19,7 @@ from app.storage import Storage
 from model.checkpoint import BadCheckpoint, load_checkpoint
 from model.completion import Completer, Completion, CompletionError, Progress
 from model.mesh import to_glb
+from model.observation import View
 from worker.progress import Cancelled, DeadlinePassed, Reporter
 
 log = logging.getLogger(__name__)
@@ -60,9 +61,8 @@ def run(scan: Scan, options: CompletionOptions, on_step: Callable[[Progress], No
     keywords = options.model_dump(exclude={"model"})
     if options.up == "auto":
         keywords["up"] = scan.up
-    return completer(options.model).complete(
-        scan.points, scan.normals, scan.viewpoint, scan.background, on_step=on_step, **keywords
-    )
+    view = View(scan.points, scan.normals, scan.viewpoint, scan.background, scan.colors)
+    return completer(options.model).complete(view, on_step=on_step, **keywords)
 
 
 @cache

@@ -30,12 +30,17 @@ from rich.table import Table
 from torch import Tensor
 
 from model.checkpoint import load_checkpoint, read_card, write_card
-from model.completion import Completer, CompletionError, Fit, Hypotheses, StartCodes
+from model.completion import Completer, CompletionError
+from model.field import DecodedField
+from model.fitting import Fit, Starts
 from model.frame import Normalization, Similarity, normalization_of
-from model.latent import Adam, CodePrior, FitSettings, LevenbergMarquardt, Rows, rows_of_samples
+from model.latent import Adam, CodePrior, FitSettings, LevenbergMarquardt, Problems, Rows, rows_of_samples
 from model.mesh import Mesh, to_trimesh
 from model.metrics import Comparison, compare
 from model.observation import Observation, observe
+from model.observation import View as SensorView
+from model.placement import Placements
+from model.starts import StartShapes
 from model.training.report import Row, in_rows, save_sheet, write_report
 from model.training.samples import read_samples, sample_path
 from model.training.sources import Shape, read_shapes
@@ -44,8 +49,11 @@ from model.training.views import View, depth_view, viewpoints
 Array = NDArray[np.float64]
 
 RESOLUTION = 128
+POSE = "canonical"
+"""The completions of the report have their orientation given, place and size unknown."""
+
 FIT_SAMPLES = 8000
-FULL_FIT = FitSettings(prior_weight=1e-7, huber=0.005, steps=40, solve_placement=False)
+FULL_FIT = FitSettings(prior_weight=1e-7, huber=0.005, steps=40)
 METHODS = ("ours", "nearest training code", "mean code", "Adam recipe")
 FAILED = Comparison(chamfer=float("nan"), accuracy=float("nan"), completeness=0.0, cosine=0.0)
 
@@ -112,7 +120,8 @@ def _compared(method: Callable[[], Mesh], true: trimesh.Trimesh) -> Comparison:
 
 
 def _decoded(completer: Completer, code: Tensor) -> Mesh:
-    return completer.mesh(Fit(code, Similarity(1.0, np.eye(3), np.zeros(3)), 0.0, 0), RESOLUTION)[0]
+    checkpoint = completer.checkpoint
+    return completer.mesh(DecodedField(checkpoint.decoder, code, checkpoint.lipschitz), RESOLUTION).mesh
 
 
 def full_sample_methods(completer: Completer, file: Path) -> dict[str, Callable[[], Mesh]]:
@@ -139,7 +148,7 @@ def nearest_codes(completer: Completer, rows: Rows) -> Tensor:
     """Training codes (N, L), those whose field fits the rows best first."""
     checkpoint = completer.checkpoint
     some = rows.some(torch.arange(0, len(rows), 8, device=checkpoint.device))
-    codes = completer.start_codes().codes[1:]
+    codes = checkpoint.starts.codes
     fields = checkpoint.decoder(codes, some.points.expand(len(codes), -1, -1))
     misfit = (fields - torch.maximum(torch.minimum(fields, some.upper), some.lower)).abs().mean(dim=1)
     return codes[misfit.argsort()]
@@ -148,7 +157,8 @@ def nearest_codes(completer: Completer, rows: Rows) -> Tensor:
 def _full_fit(completer: Completer, rows: Rows, starts: Tensor) -> Tensor:
     checkpoint = completer.checkpoint
     codes = torch.cat([checkpoint.prior.mean[None], starts])
-    solver = LevenbergMarquardt(checkpoint.decoder, checkpoint.prior, rows, codes, settings=FULL_FIT)
+    problems = Problems.start(rows, codes, settings=FULL_FIT)
+    solver = LevenbergMarquardt(checkpoint.decoder, checkpoint.prior, problems, FULL_FIT)
     while not solver.finished:
         solver.step()
     return solver.codes[int(solver.cost.argmin())]
@@ -156,7 +166,7 @@ def _full_fit(completer: Completer, rows: Rows, starts: Tensor) -> Tensor:
 
 def _full_adam(completer: Completer, rows: Rows) -> Tensor:
     checkpoint = completer.checkpoint
-    known = torch.zeros(1, 4, device=checkpoint.device)
+    known = Placements.identity(1, checkpoint.device)
     solver = Adam(checkpoint.decoder, rows, checkpoint.codes.shape[1], known, checkpoint.clamping_distance)
     while not solver.finished:
         solver.step()
@@ -177,35 +187,39 @@ def completion_methods(
 ) -> dict[str, Callable[[], Mesh]]:
     """What each method makes of one view whose place and size are unknown, in the unit-ball frame."""
     to_ball = Similarity(normalization.scale, np.eye(3), normalization.offset * normalization.scale)
-    observation = observe(view.points, None, view.viewpoint, view.background)
-    starts = completer.start_codes()
-    training = StartCodes(starts.codes[1:], starts.extents[1:])
-    mean = StartCodes(starts.codes[:1], starts.extents[:1])
+    observation = observe(SensorView(view.points, None, view.viewpoint, view.background))
+    shapes = completer.checkpoint.starts
+    mean = completer.fitter.start_shapes(completer.checkpoint.prior.mean).of(torch.tensor([0]))
 
     def of_fit(fit: Fit) -> Mesh:
-        to_canonical = fit.placement.after(observation.from_scan)
-        return completer.mesh(fit, RESOLUTION)[0].moved(to_ball.after(to_canonical.inverse()))
+        to_canonical = fit.best.placement.after(observation.from_scan)
+        mesh = completer.mesh(completer.field(fit), RESOLUTION).mesh
+        return mesh.moved(to_ball.after(to_canonical.inverse()))
 
     return {
-        "ours": lambda: of_fit(completer.fit(observation, "lm", 0)),
-        "nearest training code": lambda: of_fit(_placed_only(completer, observation, training)),
-        "mean code": lambda: of_fit(_placed_only(completer, observation, mean)),
-        "Adam recipe": lambda: of_fit(completer.fit(observation, "adam", 0)),
+        "ours": lambda: of_fit(completer.fit(observation, POSE)),
+        "nearest training code": lambda: of_fit(placed_only(completer, observation, shapes)),
+        "mean code": lambda: of_fit(placed_only(completer, observation, mean)),
+        "Adam recipe": lambda: of_fit(completer.fit(observation, POSE, "adam")),
     }
 
 
-def _placed_only(completer: Completer, observation: Observation, starts: StartCodes) -> Fit:
-    """The best of the start codes as it is, with its placement fitted as ours is."""
-    best = completer.screen(observation, 0, starts)
-    fits = [_with_code_held(completer, observation, best, index) for index in range(len(best.origin))]
-    return min(fits, key=lambda fit: fit.residual)
+def placed_only(
+    completer: Completer, observation: Observation, shapes: StartShapes, pose: str = POSE, tried: int = 4
+) -> Fit:
+    """The best of the start shapes as it is, with its placement fitted as ours is."""
+    best = completer.fitter.screen(observation, pose, 0, shapes)
+    fits = [
+        _with_code_held(completer, observation, best.of(torch.tensor([index])), pose)
+        for index in range(min(tried, len(best.codes)))
+    ]
+    return min(fits, key=lambda fit: fit.best.residual)
 
 
-def _with_code_held(completer: Completer, observation: Observation, starts: Hypotheses, index: int) -> Fit:
-    one = starts.of(torch.tensor([index], device=starts.codes.device))
-    length = one.codes.shape[1]
-    held = CodePrior(one.codes[0], 1e9 * torch.eye(length, device=one.codes.device))
-    return completer.fit_starts(observation, one, held, seed=2)
+def _with_code_held(completer: Completer, observation: Observation, start: Starts, pose: str) -> Fit:
+    length = start.codes.shape[1]
+    held = CodePrior(start.codes[0], 1e9 * torch.eye(length, device=start.codes.device))
+    return completer.fitter.fit_starts(observation, start, held, pose, seed=2)
 
 
 def tasks(shapes: list[Shape], known: list[str], sampled: set[str], views: int) -> Iterator[Task]:

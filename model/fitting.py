@@ -1,0 +1,220 @@
+"""From an observation to the best code and placement: screen many hypotheses, fit some, finish a few.
+
+A state of the solver knows no hypotheses, and this module no mesh. Every round is one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from model.checkpoint import Checkpoint
+from model.frame import Similarity
+from model.latent import Adam, CodePrior, FitSettings, LevenbergMarquardt, Problems, Rows
+from model.observation import Observation, RowWeights, rows_of
+from model.placement import Placements
+from model.starts import Hypotheses, StartShapes, grids_of, screened
+
+Tell = Callable[[int, int, float | None], None]
+"""Called after every step with its number, how many there are at most, and the best residual."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One batch of the solver: how many problems, on how many rows (surface, free space), how long."""
+
+    problems: int
+    rows: tuple[int, int]
+    steps: int
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How many hypotheses are tried, and on how many rows (surface, free space) each round looks."""
+
+    screened_rows: tuple[int, int] = (60, 36)  # all hypotheses, on grids
+    moved: int = 192
+    moved_rows: tuple[int, int] = (192, 96)  # the best of them, moved into place on grids
+    per_shape: int = 3  # hypotheses of one start shape that the first round takes at most
+    rounds: tuple[Round, ...] = (
+        Round(12, (256, 160), 15),
+        Round(5, (800, 500), 12),
+        Round(2, (2400, 1600), 15),
+    )
+
+    @property
+    def steps(self) -> int:
+        """Steps of all rounds at most."""
+        return sum(one.steps for one in self.rounds)
+
+
+@dataclass(frozen=True)
+class Starts:
+    """B codes and placements that fits start from."""
+
+    codes: Tensor  # (B, L)
+    placements: Placements
+
+    def of(self, picks: Tensor) -> Starts:
+        """The given ones."""
+        return Starts(self.codes[picks], self.placements.of(picks))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the solver, as the report traces it."""
+
+    round: int  # from 1
+    objective: float  # E of the best problem
+    residual: float  # its mean misfit, radii of the scan
+    unfinished: int  # problems still moving
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A hypothesis at the end of its fit."""
+
+    code: Tensor  # (L,)
+    placement: Similarity  # from the observation's frame into the canonical one
+    objective: float
+    residual: float  # mean misfit, radii of the scan
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The winner of a fit, and what is needed to judge it."""
+
+    best: Candidate
+    runners_up: list[Candidate]
+    problem: Problems  # the winner's rows and state (B = 1)
+    hessian: Tensor  # (L + 7, L + 7) Gauss-Newton Hessian of E at the winner
+    steps: int
+    trace: list[Step] = field(default_factory=list)
+
+
+class Fitter:
+    """Fits observations with one checkpoint."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, settings: FitSettings, weights: RowWeights, effort: Effort
+    ) -> None:
+        self.checkpoint, self.settings = checkpoint, settings
+        self.weights, self.effort = weights, effort
+
+    def rows(self, observation: Observation, counts: tuple[int, int], seed: int) -> Rows:
+        """Random rows of an observation, on the checkpoint's device."""
+        checkpoint = self.checkpoint
+        return rows_of(observation, counts, checkpoint.skin, self.weights, checkpoint.device, seed)
+
+    def fit(
+        self,
+        observation: Observation,
+        pose: str,
+        seed: int = 0,
+        start: Tensor | None = None,
+        tell: Tell = lambda *_: None,
+    ) -> Fit:
+        """The MAP code and placement by Levenberg-Marquardt; `start` (L,) is a code to try first."""
+        starts = self.screen(observation, pose, seed, self.start_shapes(start))
+        tell(0, self.effort.steps, None)
+        return self.fit_starts(observation, starts, self.checkpoint.prior, pose, seed + 2, tell)
+
+    def start_shapes(self, first: Tensor | None = None) -> StartShapes:
+        """The training shapes, and before them the shape of the code `first` (L,) if there is one."""
+        shapes, delta = self.checkpoint.starts, self.checkpoint.clamping_distance
+        if first is None:
+            return shapes
+        grid = grids_of(self.checkpoint.decoder, first[None], delta)
+        # Its bounding box is not known yet: the training shapes' common one is wide enough.
+        extent = torch.stack([shapes.extents[:, 0].amin(dim=0), shapes.extents[:, 1].amax(dim=0)])
+        return StartShapes(
+            torch.cat([first[None], shapes.codes]),
+            torch.cat([extent[None], shapes.extents]),
+            torch.cat([grid, shapes.grids]),
+        )
+
+    def screen(self, observation: Observation, pose: str, seed: int, shapes: StartShapes) -> Starts:
+        """The best placements of the best start shapes, few of each shape, best first."""
+        effort, device = self.effort, self.checkpoint.device
+        few = self.rows(observation, effort.screened_rows, seed)
+        some = self.rows(observation, effort.moved_rows, seed + 1)
+        surface = torch.from_numpy(observation.surface).float().to(device)
+        found = screened(shapes, pose, few, some, surface, self.settings, effort.moved)
+        best = found.of(_few_of_each(found, effort.per_shape)[: effort.rounds[0].problems])
+        return Starts(shapes.codes[best.origin], best.placements)
+
+    def fit_starts(
+        self,
+        observation: Observation,
+        starts: Starts,
+        prior: CodePrior,
+        pose: str,
+        seed: int,
+        tell: Tell = lambda *_: None,
+    ) -> Fit:
+        """Levenberg-Marquardt in rounds of ever fewer starts on ever more rows; the best end wins."""
+        trace: list[Step] = []
+        for number, one in enumerate(self.effort.rounds, start=1):
+            starts = starts.of(torch.arange(min(one.problems, len(starts.codes))))
+            settings = replace(self.settings, steps=one.steps)
+            rows = self.rows(observation, one.rows, seed + number)
+            problems = Problems.start(rows, starts.codes, starts.placements, pose, settings)
+            solver = LevenbergMarquardt(self.checkpoint.decoder, prior, problems, settings)
+            self._run(solver, number, trace, tell)
+            best = solver.cost.argsort()
+            starts = Starts(solver.codes[best], solver.placements.of(best))
+        return _fit_of(solver, trace)
+
+    def _run(self, solver: LevenbergMarquardt, number: int, trace: list[Step], tell: Tell) -> None:
+        while not solver.finished:
+            solver.step()
+            best = int(solver.cost.argmin())
+            residual = float(solver.residual[best])
+            moving = int((~solver.finished_problems).sum())
+            trace.append(Step(number, float(solver.cost[best]), residual, moving))
+            tell(len(trace), self.effort.steps, residual)
+
+    def fit_adam(
+        self, observation: Observation, pose: str, seed: int = 0, tell: Tell = lambda *_: None
+    ) -> Fit:
+        """The published recipe, which knows no placement and is given that of the best screened start."""
+        checkpoint = self.checkpoint
+        start = self.screen(observation, pose, seed, self.start_shapes()).of(
+            torch.tensor([0], device=checkpoint.device)
+        )
+        rows = self.rows(observation, (3 * len(observation.surface), 2 * len(observation.free)), seed + 3)
+        length = checkpoint.codes.shape[1]
+        adam = Adam(checkpoint.decoder, rows, length, start.placements, checkpoint.clamping_distance, seed)
+        while not adam.finished:
+            adam.step()
+            tell(adam.steps_taken, adam.steps, float(adam.residual[0]))
+        rows = self.rows(observation, self.effort.rounds[-1].rows, seed + 4)
+        ended = Problems.start(rows, adam.codes.detach(), start.placements, "known", self.settings)
+        judged = LevenbergMarquardt(checkpoint.decoder, checkpoint.prior, ended, self.settings)
+        return replace(_fit_of(judged, []), steps=adam.steps)
+
+
+def _fit_of(solver: LevenbergMarquardt, trace: list[Step]) -> Fit:
+    order = solver.cost.argsort()
+    ends = [
+        Candidate(
+            solver.codes[i], solver.placements.similarity(i), float(solver.cost[i]), float(solver.residual[i])
+        )
+        for i in order.tolist()
+    ]
+    problem = solver.problems.of(order[:1])
+    return Fit(ends[0], ends[1:], problem, solver.hessian[int(order[0])], len(trace), trace)
+
+
+def _few_of_each(found: Hypotheses, count: int) -> Tensor:
+    """Indices, in order, without those of a start shape that has `count` before them."""
+    seen: dict[int, int] = {}
+    picks = []
+    for index, origin in enumerate(found.origin.tolist()):
+        seen[origin] = seen.get(origin, 0) + 1
+        if seen[origin] <= count:
+            picks.append(index)
+    return torch.tensor(picks, device=found.origin.device)

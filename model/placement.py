@@ -1,0 +1,155 @@
+"""Where scans stand: B similarities from the observation's frame into the canonical one, and their moves.
+
+A move is (log scale, translation, rotation vector): seven numbers, of which a pose mode frees some. The
+mean of a partial scan is no point of the shape's frame, so none of them is known beforehand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.frame import Similarity
+
+MOVE_SIZE = 7
+SCALE, TRANSLATION, ROTATION = slice(0, 1), slice(1, 4), slice(4, 7)
+
+FREEDOM: dict[str, tuple[float, ...]] = {
+    "known": (0, 0, 0, 0, 0, 0, 0),
+    "canonical": (1, 1, 1, 1, 0, 0, 0),
+    "upright": (1, 1, 1, 1, 0, 1, 0),
+    "free": (1, 1, 1, 1, 1, 1, 1),
+}
+"""Which parts of a move each pose mode leaves to the fit; the yaw axis is y."""
+
+
+@dataclass(frozen=True)
+class Placements:
+    """x = e^{log_scale} · rotation · p + translation, B times."""
+
+    log_scale: Tensor  # (B,)
+    rotation: Tensor  # (B, 3, 3)
+    translation: Tensor  # (B, 3) canonical units
+
+    @classmethod
+    def identity(cls, count: int, device: torch.device | str = "cpu") -> Placements:
+        """`count` times the placement that moves nothing."""
+        eye = torch.eye(3, device=device).expand(count, 3, 3).clone()
+        return cls(torch.zeros(count, device=device), eye, torch.zeros(count, 3, device=device))
+
+    @classmethod
+    def joined(cls, parts: list[Placements]) -> Placements:
+        """All placements of the parts, in order."""
+        return cls(
+            torch.cat([part.log_scale for part in parts]),
+            torch.cat([part.rotation for part in parts]),
+            torch.cat([part.translation for part in parts]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.log_scale)
+
+    @property
+    def scale(self) -> Tensor:
+        """Canonical units a unit of the observation, (B,)."""
+        return self.log_scale.exp()
+
+    def of(self, picks: Tensor) -> Placements:
+        """The given ones."""
+        return Placements(self.log_scale[picks], self.rotation[picks], self.translation[picks])
+
+    def turned(self, vectors: Tensor) -> Tensor:
+        """(B, K, 3) vectors rotated."""
+        return vectors @ self.rotation.transpose(1, 2)
+
+    def apply(self, points: Tensor) -> Tensor:
+        """Canonical points (B, K, 3) of (B, K, 3) points."""
+        return self.scale[:, None, None] * self.turned(points) + self.translation[:, None]
+
+    def moved(self, moves: Tensor) -> Placements:
+        """The placements after (B, 7) moves; the rotation turns about the observation's origin."""
+        return Placements(
+            self.log_scale + moves[:, 0],
+            rotation_of(moves[:, ROTATION]) @ self.rotation,
+            self.translation + moves[:, TRANSLATION],
+        )
+
+    def since(self, start: Placements) -> Tensor:
+        """The moves (B, 7) that lead here from `start`."""
+        turn = vector_of(self.rotation @ start.rotation.transpose(1, 2))
+        scale = (self.log_scale - start.log_scale)[:, None]
+        return torch.cat([scale, self.translation - start.translation, turn], dim=1)
+
+    def where(self, taken: Tensor, other: Placements) -> Placements:
+        """`other` where `taken` (B,) holds, else this."""
+        return Placements(
+            torch.where(taken, other.log_scale, self.log_scale),
+            torch.where(taken[:, None, None], other.rotation, self.rotation),
+            torch.where(taken[:, None], other.translation, self.translation),
+        )
+
+    def similarity(self, index: int) -> Similarity:
+        """One of them as plain numbers, its rotation orthogonal to double precision."""
+        left, _, right = np.linalg.svd(self.rotation[index].detach().cpu().double().numpy())
+        translation = self.translation[index].detach().cpu().double().numpy()
+        return Similarity(float(self.log_scale[index].double().exp()), left @ right, translation)
+
+
+def gradient_by_move(by_point: Tensor, scaled: Tensor, offsets: Tensor) -> Tensor:
+    """∂f/∂move (B, K, 7) from ∂f/∂x (B, K, 3), with s·R·p and the turned offsets, each (B, K, 3)."""
+    by_scale = (by_point * scaled).sum(dim=-1, keepdim=True)
+    by_rotation = torch.linalg.cross(scaled + offsets, by_point)
+    return torch.cat([by_scale, by_point, by_rotation], dim=-1)
+
+
+def rotation_of(vectors: Tensor) -> Tensor:
+    """Rotation matrices (B, 3, 3) of (B, 3) rotation vectors."""
+    rotations: Tensor = torch.linalg.matrix_exp(_cross_matrix(vectors))
+    return rotations
+
+
+def _cross_matrix(v: Tensor) -> Tensor:
+    zero = torch.zeros_like(v[:, 0])
+    rows = [zero, -v[:, 2], v[:, 1], v[:, 2], zero, -v[:, 0], -v[:, 1], v[:, 0], zero]
+    return torch.stack(rows, dim=1).reshape(-1, 3, 3)
+
+
+def vector_of(rotations: Tensor) -> Tensor:
+    """Rotation vectors (B, 3) of (B, 3, 3) rotation matrices; near a half turn the axis is imprecise."""
+    skew = rotations - rotations.transpose(1, 2)
+    twice = torch.stack([skew[:, 2, 1], skew[:, 0, 2], skew[:, 1, 0]], dim=1)  # 2 sin(angle) · axis
+    cosine = ((rotations.diagonal(dim1=1, dim2=2).sum(dim=1) - 1) / 2).clamp(-1, 1)
+    sine = twice.norm(dim=1) / 2
+    angle = torch.atan2(sine, cosine)
+    share: Tensor = (angle / sine.clamp(min=1e-6)).where(sine > 1e-6, torch.ones_like(sine))
+    return twice / 2 * share[:, None]
+
+
+def yaws(count: int, device: torch.device | str = "cpu") -> Tensor:
+    """`count` rotations (count, 3, 3) about +y at equal steps, the first of them none."""
+    angles = torch.arange(count, device=device) * (2 * torch.pi / count)
+    vectors = torch.zeros(count, 3, device=device)
+    vectors[:, 1] = angles
+    return rotation_of(vectors)
+
+
+def rotations_all_around(count: int, device: torch.device | str = "cpu") -> Tensor:
+    """About evenly spread rotations (count, 3, 3): a super-Fibonacci spiral of quaternions.
+
+    Alexa, "Super-Fibonacci Spirals: Fast, Low-Discrepancy Sampling of SO(3)", CVPR 2022, algorithm 1.
+    """
+    phi, psi = 2**0.5, 1.533751168755204288118041
+    s = torch.arange(count, device=device, dtype=torch.float64) + 0.5
+    inner, outer = (s / count).sqrt(), (1 - s / count).sqrt()
+    alpha, beta = 2 * torch.pi * s / phi, 2 * torch.pi * s / psi
+    x, y = inner * alpha.sin(), inner * alpha.cos()
+    z, w = outer * beta.sin(), outer * beta.cos()
+    rows = [
+        1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w),
+        2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w),
+        2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y),
+    ]  # fmt: skip
+    return torch.stack(rows, dim=1).reshape(-1, 3, 3).float()
