@@ -176,13 +176,14 @@ def depth_view(
     missed = np.isinf(depth)
     depth = np.where(missed, np.nan, depth)
     if noise > 0.0:
-        depth = _with_noise(depth, noise, rng or np.random.default_rng(0))
+        depth = with_inverse_depth_noise(depth, noise, rng or np.random.default_rng(0))
     background = rays[missed]
     background = background / np.linalg.norm(background, axis=1, keepdims=True)
     return View(camera.unproject(depth), camera.eye, background, depth, intrinsics, camera.camera_to_world)
 
 
-def _with_noise(depth: Floats, noise: float, rng: np.random.Generator) -> Floats:
+def with_inverse_depth_noise(depth: Floats, noise: float, rng: np.random.Generator) -> Floats:
+    """A depth image with Gaussian noise of this standard deviation on 1/depth, in 1/unit."""
     inverse = 1 / depth + rng.normal(scale=noise, size=depth.shape)
     # A sensor reports no depth rather than one behind itself.
     return 1 / np.where(inverse > 0, inverse, np.nan)
