@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import httpx2
 
-from app.schemas import ENDED, Completion, ModelCard, ModelList, Problem
+from app.schemas import ENDED, Completion, MeshFormat, ModelCard, ModelList, Problem
+
+Files = Path | bytes | Sequence[Path | bytes]
 
 
 class ProblemError(Exception):
@@ -37,20 +39,22 @@ class Client:
 
     def submit(
         self,
-        scan: Path | bytes,
-        name: str | None = None,
+        scan: Files,
+        name: str | Sequence[str] | None = None,
         *,
-        mask: Path | bytes | None = None,
-        form: dict[str, str] | None = None,
+        mask: Files | None = None,
+        color_image: Files | None = None,
+        form: Mapping[str, str | Sequence[str]] | None = None,
         **options: Any,
     ) -> Completion:
-        """Send a scan. `form` holds viewpoint, intrinsics, depth_scale or camera_to_world, as JSON texts."""
-        if name is None:
-            name = scan.name if isinstance(scan, Path) else "scan"
-        files = {"scan": (name, _bytes(scan))}
-        if mask is not None:
-            files["mask"] = ("mask.png", _bytes(mask))
-        answer = self._call("POST", "/v1/completions", files=files, data=form or {}, params=options)
+        """Send a scan of one file or several, with a mask and a colour image for each depth map if you like.
+
+        `form` holds viewpoint, intrinsics, depth_scale and camera_to_world as JSON texts: one for all files,
+        or a list with one for each.
+        """
+        files = [*_parts("scan", scan, name), *_parts("mask", mask), *_parts("color_image", color_image)]
+        given = {option: value for option, value in options.items() if value is not None}
+        answer = self._call("POST", "/v1/completions", files=files, data=dict(form or {}), params=given)
         return Completion.model_validate(answer.json())
 
     def status(self, completion_id: str) -> Completion:
@@ -76,9 +80,15 @@ class Client:
             time.sleep(interval_s)
         raise TimeoutError(f"completion {completion_id} has not ended after {timeout_s:g} s")
 
-    def mesh(self, completion_id: str) -> bytes:
-        """The completed mesh, as binary glTF."""
-        return self._call("GET", f"/v1/completions/{completion_id}/mesh").content
+    def mesh(self, completion_id: str, *, format: MeshFormat = "glb", sample: int = 0) -> bytes:
+        """The completed mesh, or the alternative 1, 2, … to it."""
+        path = f"/v1/completions/{completion_id}/mesh"
+        return self._call("GET", path, params={"format": format, "sample": sample}).content
+
+    def report(self, completion_id: str) -> dict[str, Any]:
+        """The whole report, with the arrays that the status leaves out."""
+        report: dict[str, Any] = self._call("GET", f"/v1/completions/{completion_id}/report").json()
+        return report
 
     def cancel(self, completion_id: str) -> Completion:
         """End a completion early."""
@@ -104,5 +114,12 @@ class Client:
         return answer.raise_for_status()
 
 
-def _bytes(file: Path | bytes) -> bytes:
-    return file.read_bytes() if isinstance(file, Path) else file
+def _parts(
+    field: str, files: Files | None, names: str | Sequence[str] | None = None
+) -> list[tuple[str, tuple[str, bytes]]]:
+    """The parts of a form that hold files."""
+    several = [] if files is None else [files] if isinstance(files, Path | bytes) else list(files)
+    own = [file.name if isinstance(file, Path) else field for file in several]
+    called = own if names is None else [names] if isinstance(names, str) else list(names)
+    data = [file.read_bytes() if isinstance(file, Path) else file for file in several]
+    return [(field, part) for part in zip(called, data, strict=True)]

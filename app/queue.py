@@ -185,7 +185,7 @@ class CompletionQueue:
             ended_at=job.ended_at,
             report=outcome.report if outcome else None,
             error=outcome.error if outcome else BROKEN if status == "failed" else None,
-            links=Links(self=here, mesh=f"{here}/mesh", cancel=f"{here}/cancel"),
+            links=Links(self=here, mesh=f"{here}/mesh", report=f"{here}/report", cancel=f"{here}/cancel"),
         )
 
     def _outcome(self, job: Job) -> Outcome | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from threading import BoundedSemaphore
 from typing import Annotated, Any
 from uuid import uuid4
@@ -12,8 +13,17 @@ from fastapi.responses import FileResponse
 
 from app.errors import MEDIA_TYPE, ProblemRaised
 from app.queue import AlreadyEnded, CompletionQueue
-from app.scans import Attachments, Limits, Scan, read_scan
-from app.schemas import ENDED, Completion, CompletionOptions, ModelCard, ModelList, Problem
+from app.scans import Attachments, Limits, Scan, Upload, read_scan
+from app.schemas import (
+    ENDED,
+    MAX_SAMPLES,
+    Completion,
+    CompletionOptions,
+    MeshFormat,
+    ModelCard,
+    ModelList,
+    Problem,
+)
 from app.settings import Settings
 from app.storage import Storage
 
@@ -59,7 +69,13 @@ async def no_unknown_fields(request: Request) -> None:
         raise ProblemRaised(400, "unknown_field", detail)
 
 
-FIELDS = {"scan", "viewpoint", "intrinsics", "depth_scale", "camera_to_world", "mask"}
+FIELDS = {"scan", "viewpoint", "intrinsics", "depth_scale", "camera_to_world", "mask", "color_image"}
+MEDIA_TYPES: dict[MeshFormat, str] = {
+    "glb": "model/gltf-binary",
+    "ply": "application/octet-stream",  # which has no registered type
+    "obj": "model/obj",
+    "stl": "model/stl",
+}
 router = APIRouter()
 
 
@@ -67,31 +83,58 @@ router = APIRouter()
     "/v1/completions",
     status_code=202,
     dependencies=[Depends(no_unknown_fields)],
-    responses=described(400, 413, 415, 422, 429, 503),
+    responses=described(400, 404, 409, 413, 415, 422, 429, 503),
 )
 def submit(
     request: Request,
     response: Response,
     options: Annotated[CompletionOptions, Query()],
-    scan: Annotated[UploadFile, File(description="PLY, XYZ, NPY or NPZ points, or a 16-bit depth PNG.")],
+    scan: Annotated[list[UploadFile], File(description="Point clouds and depth maps of one object.")],
     viewpoint: Annotated[
-        str | None, Form(description="Of points: where the sensor stood, [x, y, z].")
+        list[str] | None, Form(description="Of point clouds: where the sensor stood, [x, y, z].")
     ] = None,
-    intrinsics: Annotated[str | None, Form(description='Of a depth map: {"fx", "fy", "cx", "cy"}.')] = None,
-    depth_scale: Annotated[str | None, Form(description="Depth units per metre; 1000 unless told.")] = None,
-    camera_to_world: Annotated[str | None, Form(description="4x4, row by row.")] = None,
-    mask: Annotated[UploadFile | None, File(description="8-bit PNG, white on the object.")] = None,
+    intrinsics: Annotated[
+        list[str] | None, Form(description='Of depth maps: {"fx", "fy", "cx", "cy"}, 3x3 or Open3D\'s.')
+    ] = None,
+    depth_scale: Annotated[
+        list[str] | None,
+        Form(
+            description="Of depth maps: values per metre; unless told, 1000 for whole numbers, 1 for floats."
+        ),
+    ] = None,
+    camera_to_world: Annotated[list[str] | None, Form(description="Of depth maps: 4x4, row by row.")] = None,
+    mask: Annotated[
+        list[UploadFile] | None, File(description="Of depth maps: 8-bit PNG, white on the object.")
+    ] = None,
+    color_image: Annotated[
+        list[UploadFile] | None, File(description="Of depth maps: 8-bit RGB PNG or JPEG of the same size.")
+    ] = None,
 ) -> Completion:
-    """Complete a scan. The answer comes at once; look at `Location` for the completion."""
+    """Complete a scan of one file or several. Look at `Location` for the completion.
+
+    What comes beside the files is given once for all of them, or once for each in their order.
+    """
     service: Service = request.app.state.service
     _check_model(service, options.model)
-    data = scan.file.read()
+    if options.start_from is not None:
+        _check_start(service, options.start_from, options.model)
+    uploads = [Upload(file.file.read(), file.filename or "") for file in scan]
+    masks, colors = ([file.file.read() for file in files or []] for files in (mask, color_image))
     beside = Attachments(
-        viewpoint, intrinsics, depth_scale, camera_to_world, None if mask is None else mask.file.read()
+        viewpoint or [], intrinsics or [], depth_scale or [], camera_to_world or [], masks, colors
     )
     with service.parsing:
-        read = read_scan(data, scan.filename or "", beside, service.limits)
-    completion = _accept(service, read, data, options)
+        read = read_scan(uploads, beside, service.limits)
+    originals = {
+        f"{kind}-{number}": data
+        for kind, files in (
+            ("scan", [upload.data for upload in uploads]),
+            ("mask", masks),
+            ("color_image", colors),
+        )
+        for number, data in enumerate(files, start=1)
+    }
+    completion = _accept(service, read, originals, options)
     response.headers["Location"] = completion.links.self
     response.headers["Retry-After"] = "1"
     return completion
@@ -102,10 +145,25 @@ def _check_model(service: Service, name: str) -> None:
         raise ProblemRaised(400, "unknown_model", f"There is no model {name!r}. There are: {names}.")
 
 
-def _accept(service: Service, scan: Scan, original: bytes, options: CompletionOptions) -> Completion:
+def _check_start(service: Service, start_from: str, model: str) -> None:
+    """A completion can start from what another one found if that has succeeded with the same model."""
+    start = service.queue.get(start_from)
+    if start is None or (start.status == "succeeded" and not service.storage.report_path(start.id).exists()):
+        raise ProblemRaised(404, "unknown_start", f"There is no completion {start_from!r} to start from.")
+    if start.status != "succeeded":
+        detail = f"The completion {start_from!r} is {start.status}. Start from one that has succeeded."
+        raise ProblemRaised(409, "start_not_succeeded", detail)
+    if start.options.model != model:
+        detail = f"{start_from!r} was made with the model {start.options.model!r}, whose codes are its own."
+        raise ProblemRaised(409, "start_of_other_model", detail)
+
+
+def _accept(
+    service: Service, scan: Scan, originals: dict[str, bytes], options: CompletionOptions
+) -> Completion:
     """Store first, then enqueue: a worker never looks for a scan that is not there yet."""
     completion_id = uuid4().hex
-    service.storage.save_scan(completion_id, scan, original)
+    service.storage.save_scan(completion_id, scan, originals)
     try:
         service.queue.submit(completion_id, options, scan.warnings)
     except BaseException:
@@ -137,16 +195,55 @@ def cancel(request: Request, completion_id: str) -> Completion:
 @router.get(
     "/v1/completions/{completion_id}/mesh",
     response_class=FileResponse,
-    responses={200: {"content": {"model/gltf-binary": {}}}, **described(404, 409, 503)},
+    responses={
+        200: {"content": {kind: {} for kind in MEDIA_TYPES.values()}},
+        **described(400, 404, 409, 503),
+    },
 )
-def mesh(request: Request, completion_id: str) -> FileResponse:
-    """The completed mesh as binary glTF, in the scan's frame and unit."""
+def mesh(
+    request: Request,
+    completion_id: str,
+    format: Annotated[MeshFormat, Query(description="File format.")] = "glb",
+    sample: Annotated[
+        int, Query(ge=0, le=MAX_SAMPLES, description="0: the completion; 1, 2, …: an alternative.")
+    ] = 0,
+) -> FileResponse:
+    """The completed mesh, or an alternative to it, in the scan's frame and unit."""
     service: Service = request.app.state.service
+    completion = _succeeded(service, completion_id)
+    if sample > completion.options.samples:
+        detail = f"The completion has {completion.options.samples} alternatives. Ask for them by `samples`."
+        raise ProblemRaised(404, "unknown_sample", detail)
+    name = f"{completion_id}-{sample}.{format}" if sample else f"{completion_id}.{format}"
+    path = service.storage.mesh_path(completion_id, format, sample)
+    return _file(path, MEDIA_TYPES[format], name)
+
+
+@router.get(
+    "/v1/completions/{completion_id}/report",
+    response_class=FileResponse,
+    responses={200: {"content": {"application/json": {}}}, **described(404, 409, 503)},
+)
+def report(request: Request, completion_id: str) -> FileResponse:
+    """The whole report, with the latent code and other long arrays that the status leaves out."""
+    service: Service = request.app.state.service
+    _succeeded(service, completion_id)
+    path = service.storage.report_path(completion_id)
+    return _file(path, "application/json", f"{completion_id}.json")
+
+
+def _succeeded(service: Service, completion_id: str) -> Completion:
     completion = service.find(completion_id)
     if completion.status != "succeeded":
         raise no_mesh(completion)
-    path = service.storage.mesh_path(completion_id)
-    return FileResponse(path, media_type="model/gltf-binary", filename=f"{completion_id}.glb")
+    return completion
+
+
+def _file(path: Path, media_type: str, name: str) -> FileResponse:
+    """Raises a 404 problem for what was cleaned away while its record is still kept."""
+    if not path.exists():
+        raise ProblemRaised(404, "result_gone", "The file is not stored any more. Submit the scan again.")
+    return FileResponse(path, media_type=media_type, filename=name)
 
 
 def no_mesh(completion: Completion) -> ProblemRaised:

@@ -2,33 +2,86 @@
 
 from __future__ import annotations
 
+import json
+import math
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-Up = Literal["auto", "+y", "-y", "+z", "-z", "+x", "-x"]
+UP_WORDS = ("auto", "+y", "-y", "+z", "-z", "+x", "-x")
+MeshFormat = Literal["glb", "ply", "obj", "stl"]
+MESH_FORMATS: tuple[MeshFormat, ...] = ("glb", "ply", "obj", "stl")
+MAX_SAMPLES = 8
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 ENDED: tuple[Status, ...] = ("succeeded", "failed", "cancelled")
 
 
+def _checked_up(text: str) -> str:
+    """One of the words, or a direction as JSON text. Raises ValueError."""
+    if text in UP_WORDS:
+        return text
+    try:
+        direction = [float(x) for x in json.loads(text)]
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        direction = []
+    length = math.hypot(*direction)
+    if len(direction) != 3 or not 1e-9 < length < 1e9:
+        raise ValueError(f"must be one of {', '.join(UP_WORDS)}, or a direction [x, y, z]")
+    return json.dumps(direction)
+
+
+Up = Annotated[str, AfterValidator(_checked_up)]
+
+
 class CompletionOptions(BaseModel):
-    """Query parameters of a completion; each but `model` is a keyword of `Completer.complete`."""
+    """Query parameters of a completion; each is a keyword of `Completer.complete` but for two.
+
+    `model` says whose `complete`, and from `start_from` the worker takes the code for `start`.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     model: str = Field(default="chairs", min_length=1, max_length=100, description="Name of a trained model.")
+    pose: Literal["canonical", "upright", "free"] = Field(
+        default="upright",
+        description="What is found beside place and size. canonical: nothing, the front is +z once up is "
+        "+y; upright: the turn about up; free: any turn.",
+    )
     up: Up = Field(
         default="auto",
-        description="Axis of the scan that points up. auto: +y, or -y for a depth map without a pose.",
+        max_length=200,
+        description="Axis of the scan that points up, or a direction [x, y, z]. auto: +y, or -y for a depth "
+        "map without a pose.",
     )
     solver: Literal["lm", "adam"] = Field(
         default="lm", description="How the latent code is fitted: Levenberg-Marquardt or Adam."
     )
+    refine: bool = Field(default=True, description="Whether the surface is drawn onto the observed points.")
+    samples: int = Field(
+        default=0, ge=0, le=MAX_SAMPLES, description="Alternative completions that fit the scan as well."
+    )
+    remove_plane: bool = Field(
+        default=False, description="Whether a floor or table under the object is found and cut away."
+    )
     resolution: int = Field(
-        default=128, ge=32, le=256, description="Grid cells per axis of the surface extraction."
+        default=128, ge=32, le=512, description="Grid cells per axis of the surface extraction."
+    )
+    components: Literal["all", "largest"] = Field(
+        default="all", description="Which connected parts of the mesh are kept."
+    )
+    target_faces: int | None = Field(
+        default=None, ge=100, le=10_000_000, description="Simplify the mesh to about so many faces."
+    )
+    color: Literal["scan", "uncertainty", "none"] = Field(
+        default="scan", description="What colours the mesh: the scan's colours, how sure it is, or nothing."
     )
     seed: int = Field(default=0, ge=0, lt=2**31, description="The same seed and scan give the same mesh.")
+    start_from: str | None = Field(
+        default=None,
+        pattern="^[0-9a-f]{32}$",
+        description="Id of a succeeded completion of the same model, whose latent code the fit starts from.",
+    )
 
 
 class CompletionError(BaseModel):
@@ -51,6 +104,7 @@ class Links(BaseModel):
 
     self: str
     mesh: str
+    report: str
     cancel: str
 
 
@@ -61,7 +115,7 @@ class Completion(BaseModel):
     status: Status
     options: CompletionOptions
     phase: str | None = Field(
-        default=None, description="What a running completion does: read, observe, fit or mesh."
+        default=None, description="What a running completion does: read, observe, fit, refine or mesh."
     )
     step: int = 0
     steps: int = 0
@@ -80,7 +134,7 @@ class Completion(BaseModel):
     started_at: datetime | None = None
     ended_at: datetime | None = None
     report: dict[str, Any] | None = Field(
-        default=None, description="Of a succeeded completion: how well it fits."
+        default=None, description="Of a succeeded completion: how well it fits, without long arrays."
     )
     error: CompletionError | None = Field(default=None, description="Of a failed completion: why.")
     links: Links

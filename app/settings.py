@@ -33,9 +33,11 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         default=64 * 2**20, gt=0, description="Largest request body; larger ones get 413."
     )
-    max_points: int = Field(default=2_000_000, ge=64, description="Most points in one scan; more get 413.")
+    max_points: int = Field(
+        default=2_000_000, ge=64, description="Most points in one scan, all its files together; more get 413."
+    )
     max_pixels: int = Field(
-        default=16_000_000, gt=0, description="Most pixels of a depth map or mask; more get 413."
+        default=16_000_000, gt=0, description="Most pixels of a scan's depth maps together; more get 413."
     )
     max_queued: int = Field(default=64, gt=0, description="Completions that may wait; further ones get 429.")
     parse_slots: int = Field(

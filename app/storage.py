@@ -2,40 +2,60 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from pydantic_core import to_json
 
 from app.scans import Scan
+from app.schemas import MeshFormat
 
 
 class Storage:
-    """Scans in, meshes out. Whoever reads a file here sees all of it or nothing."""
+    """Scans in, meshes and reports out. Whoever reads a file here sees all of it or nothing."""
 
     def __init__(self, root: Path) -> None:
         self.root = root / "completions"
 
-    def save_scan(self, completion_id: str, scan: Scan, original: bytes) -> None:
-        """Keep the scan in our own format, and beside it the bytes that the client sent."""
-        self._write(self._folder(completion_id) / "original", original)
+    def save_scan(self, completion_id: str, scan: Scan, originals: Mapping[str, bytes]) -> None:
+        """Keep the scan in our own format, and beside it the files that the client sent, by name."""
+        for name, data in originals.items():
+            self._write(self._folder(completion_id) / "original" / name, data)
         self._write(self.scan_path(completion_id), scan.to_bytes())
 
     def load_scan(self, completion_id: str) -> Scan:
         """Read the scan back. Raises FileNotFoundError when there is none."""
         return Scan.from_bytes(self.scan_path(completion_id).read_bytes())
 
-    def save_mesh(self, completion_id: str, glb: bytes) -> None:
-        """Keep the finished mesh; a second attempt of the same completion replaces it whole."""
-        self._write(self.mesh_path(completion_id), glb)
+    def save_mesh(self, completion_id: str, mesh: bytes, format: MeshFormat, sample: int = 0) -> None:
+        """Keep a finished mesh; a second attempt of the same completion replaces it whole."""
+        self._write(self.mesh_path(completion_id, format, sample), mesh)
+
+    def save_report(self, completion_id: str, report: dict[str, Any]) -> None:
+        """Keep the whole report; what JSON has no number for becomes null."""
+        self._write(self.report_path(completion_id), to_json(report, inf_nan_mode="null"))
+
+    def load_report(self, completion_id: str) -> dict[str, Any]:
+        """Read the report back. Raises FileNotFoundError when there is none."""
+        report: dict[str, Any] = json.loads(self.report_path(completion_id).read_bytes())
+        return report
 
     def scan_path(self, completion_id: str) -> Path:
         """Where the scan lies."""
         return self._folder(completion_id) / "scan.npz"
 
-    def mesh_path(self, completion_id: str) -> Path:
-        """Where the mesh lies, once there is one."""
-        return self._folder(completion_id) / "mesh.glb"
+    def mesh_path(self, completion_id: str, format: MeshFormat = "glb", sample: int = 0) -> Path:
+        """Where a mesh lies, once there is one: the completion itself, or alternative 1, 2, …"""
+        return self._folder(completion_id) / f"{f'sample-{sample}' if sample else 'mesh'}.{format}"
+
+    def report_path(self, completion_id: str) -> Path:
+        """Where the report lies, once there is one."""
+        return self._folder(completion_id) / "report.json"
 
     def remove(self, completion_id: str) -> None:
         """Forget everything of a completion; nothing there is fine."""

@@ -131,10 +131,11 @@ def test_where_settings_are_listed_none_is_left_out() -> None:
 
 
 def test_where_the_options_of_a_completion_are_listed_none_is_left_out() -> None:
+    """A document that tables more than half of the options is the list of them."""
     names = set(CompletionOptions.model_fields)
     for file in DOCUMENTS:
         listed = {name for name in names if f"| `{name}`" in file.read_text()}
-        if len(listed) > 1:
+        if len(listed) > len(names) / 2:
             assert listed == names, file.name
 
 

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from app.schemas import CompletionOptions
+from app.schemas import MESH_FORMATS, CompletionOptions
 
 if TYPE_CHECKING:
     from app.scans import Scan
+    from model.completion import Completion
+
+OPTIONS = {name: field for name, field in CompletionOptions.model_fields.items() if name != "start_from"}
+"""There are no ids here: `--start` takes the place of `start_from`."""
+
+
+class BadReport(Exception):
+    """The file given by `--start` is none."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,10 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
     from model.completion import CompletionError
 
     try:
-        _complete(_scan(given), options, given.output)
+        _complete(given, options)
     except (ScanRefused, CompletionError) as error:
         print(f"{error.code}: {error.detail}", file=sys.stderr)
-    except (BadCheckpoint, OSError) as error:
+    except (BadCheckpoint, BadReport, OSError) as error:
         print(error, file=sys.stderr)
     else:
         return 0
@@ -37,42 +46,82 @@ def main(arguments: list[str] | None = None) -> int:
 def _given(arguments: list[str] | None) -> tuple[argparse.Namespace, CompletionOptions]:
     parser = _parser()
     given = parser.parse_args(arguments)
+    if given.output.suffix[1:] not in MESH_FORMATS:
+        parser.error(f"the output must end with one of {', '.join(MESH_FORMATS)}, not {given.output.name!r}")
     try:
-        options = {name: getattr(given, name) for name in CompletionOptions.model_fields}
-        return given, CompletionOptions.model_validate(options)
+        return given, CompletionOptions.model_validate({name: getattr(given, name) for name in OPTIONS})
     except ValidationError as error:
         wrong = error.errors()[0]
-        parser.error(f"--{wrong['loc'][0]}: {wrong['msg']}")
+        parser.error(f"--{_flag(str(wrong['loc'][0]))}: {wrong['msg']}")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m worker.local", description=__doc__)
-    parser.add_argument("scan", type=Path, help="PLY, XYZ, NPY or NPZ points, or a 16-bit depth PNG")
-    parser.add_argument("output", type=Path, help="GLB to write")
-    for name, field in CompletionOptions.model_fields.items():
-        parser.add_argument(f"--{name}", default=field.default, help=f"{field.description} [{field.default}]")
-    parser.add_argument("--viewpoint", help="[x, y, z] of the sensor, for points")
-    parser.add_argument("--intrinsics", help='{"fx": …, "fy": …, "cx": …, "cy": …} of a depth map, in pixels')
-    parser.add_argument("--depth-scale", help="depth units per metre [1000]")
-    parser.add_argument("--camera-to-world", help="4x4 pose of a depth map, row by row")
-    parser.add_argument("--mask", type=Path, help="8-bit PNG, white on the object")
+    parser.add_argument("scan", type=Path, nargs="+", help="point clouds and depth maps of one object")
+    parser.add_argument("output", type=Path, help=f"mesh to write: {', '.join(MESH_FORMATS)} by its suffix")
+    for name, field in OPTIONS.items():
+        described = f"{field.description} [{field.default}]"
+        if isinstance(field.default, bool):
+            switch = argparse.BooleanOptionalAction
+            parser.add_argument(f"--{_flag(name)}", default=field.default, action=switch, help=described)
+        else:
+            parser.add_argument(f"--{_flag(name)}", default=field.default, help=described)
+    each = parser.add_argument_group("once for all files, or once for each in their order")
+    each.add_argument("--viewpoint", action="append", help="[x, y, z] of the sensor, of a point cloud")
+    each.add_argument("--intrinsics", action="append", help="camera of a depth map, as JSON")
+    each.add_argument("--depth-scale", action="append", help="values per metre of a depth map")
+    each.add_argument("--camera-to-world", action="append", help="4x4 pose of a depth map, row by row")
+    each.add_argument("--mask", type=Path, action="append", help="8-bit PNG, white on the object")
+    each.add_argument("--color-image", type=Path, action="append", help="RGB PNG or JPEG, of a depth map")
+    parser.add_argument("--report", type=Path, help="write the whole report, as JSON")
+    parser.add_argument(
+        "--start", type=Path, help="report of an earlier completion, whose code to start from"
+    )
     return parser
 
 
+def _flag(option: str) -> str:
+    return option.replace("_", "-")
+
+
 def _scan(given: argparse.Namespace) -> Scan:
-    from app.scans import Attachments, read_scan
+    from app.scans import Attachments, Upload, read_scan
 
-    mask = given.mask.read_bytes() if given.mask else None
-    beside = Attachments(given.viewpoint, given.intrinsics, given.depth_scale, given.camera_to_world, mask)
-    return read_scan(given.scan.read_bytes(), given.scan.name, beside)
+    def contents(paths: list[Path] | None) -> list[bytes]:
+        return [path.read_bytes() for path in paths or []]
+
+    beside = Attachments(
+        given.viewpoint or [],
+        given.intrinsics or [],
+        given.depth_scale or [],
+        given.camera_to_world or [],
+        contents(given.mask),
+        contents(given.color_image),
+    )
+    return read_scan([Upload(path.read_bytes(), path.name) for path in given.scan], beside)
 
 
-def _complete(scan: Scan, options: CompletionOptions, output: Path) -> None:
+def _complete(given: argparse.Namespace, options: CompletionOptions) -> None:
+    scan = _scan(given)
+    for words in scan.warnings:
+        print(words, file=sys.stderr)
+    done = _run(scan, options, _code(given.start) if given.start else None)
+    _write(done, given, scan, options)
+
+
+def _code(report: Path) -> list[float]:
+    """The latent code in a report. Raises BadReport."""
+    try:
+        return [float(x) for x in json.loads(report.read_text())["code"]]
+    except (ValueError, KeyError, TypeError):
+        raise BadReport(f"{report} is no report with a `code`; `--report` writes one") from None
+
+
+def _run(scan: Scan, options: CompletionOptions, start: list[float] | None) -> Completion:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from model import completion
-    from model.mesh import to_glb
     from worker.tasks import run
 
     words = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %")
@@ -85,9 +134,23 @@ def _complete(scan: Scan, options: CompletionOptions, output: Path) -> None:
                 task, completed=step.fraction, description=f"{step.phase} {step.step}/{step.steps}{residual}"
             )
 
-        done = run(scan, options, show)
+        return run(scan, options, show, start)
+
+
+def _write(done: Completion, given: argparse.Namespace, scan: Scan, options: CompletionOptions) -> None:
+    """The mesh, its alternatives as `name-1.glb`, `name-2.glb`, …, and the report."""
+    from pydantic_core import to_json
+
+    from worker.tasks import export
+
+    output = given.output
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_bytes(to_glb(done.mesh))
+    for sample, mesh in enumerate([done.mesh, *done.alternatives]):
+        path = output.with_stem(f"{output.stem}-{sample}") if sample else output
+        path.write_bytes(export(mesh, output.suffix[1:]))
+    if given.report:
+        given.report.parent.mkdir(parents=True, exist_ok=True)
+        given.report.write_bytes(to_json(done.report.to_dict(), indent=2, inf_nan_mode="null"))
     print(f"{output}: {done.report.faces} faces, residual {done.report.residual:.4f}", file=sys.stderr)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,17 +14,20 @@ from rq import get_current_job
 from rq.timeouts import JobTimeoutException
 
 from app.scans import Scan
+from app.schemas import MESH_FORMATS, CompletionOptions, MeshFormat, Outcome
 from app.schemas import CompletionError as Failure
-from app.schemas import CompletionOptions, Outcome
 from app.settings import get_settings
 from app.storage import Storage
 from model.checkpoint import BadCheckpoint, load_checkpoint
 from model.completion import Completer, Completion, CompletionError, Progress
-from model.mesh import to_glb
+from model.mesh import Mesh, to_glb, to_trimesh
 from model.observation import View
 from worker.progress import Cancelled, DeadlinePassed, Reporter
 
 log = logging.getLogger(__name__)
+
+LONG = ("trace", "code", "placement_covariance", "hypotheses")
+"""Arrays of a report that only its file holds."""
 
 
 def complete_scan(completion_id: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -36,10 +41,11 @@ def complete_scan(completion_id: str, options: dict[str, Any]) -> dict[str, Any]
     storage, reporter = Storage(settings.data_dir), Reporter(job, settings.deadline_s)
     try:
         reporter.tell("read")
-        scan = storage.load_scan(completion_id)
-        completion = run(scan, CompletionOptions.model_validate(options), reporter)
-        storage.save_mesh(completion_id, to_glb(completion.mesh))
-        outcome = Outcome(status="succeeded", report=completion.report.to_dict())
+        scan, wanted = storage.load_scan(completion_id), CompletionOptions.model_validate(options)
+        completion = run(scan, wanted, reporter, _start(storage, wanted))
+        report = completion.report.to_dict()
+        _store(storage, completion_id, completion, report, up_of(scan, wanted))
+        outcome = Outcome(status="succeeded", report=brief(report))
     except Cancelled:
         outcome = Outcome(status="cancelled")
     except CompletionError as error:
@@ -56,13 +62,73 @@ def complete_scan(completion_id: str, options: dict[str, Any]) -> dict[str, Any]
     return outcome.model_dump(mode="json")
 
 
-def run(scan: Scan, options: CompletionOptions, on_step: Callable[[Progress], None]) -> Completion:
-    """Complete a scan with the model that the options name."""
-    keywords = options.model_dump(exclude={"model"})
+def _start(storage: Storage, options: CompletionOptions) -> list[float] | None:
+    """The code (L,) that the completion `start_from` ended with."""
+    if options.start_from is None:
+        return None
+    try:
+        code: list[float] = storage.load_report(options.start_from)["code"]
+    except (FileNotFoundError, KeyError):
+        detail = f"The report of {options.start_from} is gone. Leave `start_from` out."
+        raise CompletionError("start_missing", detail) from None
+    return code
+
+
+def run(
+    scan: Scan,
+    options: CompletionOptions,
+    on_step: Callable[[Progress], None],
+    start: Sequence[float] | None = None,
+) -> Completion:
+    """Complete a scan with the model that the options name, from the code `start` (L,) if there is one."""
+    keywords = options.model_dump(exclude={"model", "start_from"})
+    keywords["up"] = up_of(scan, options)
+    # Until the model has every option: those that it has not are passed over.
+    known = inspect.signature(Completer.complete).parameters
+    keywords = {name: value for name, value in keywords.items() if name in known}
+    return completer(options.model).complete(views_of(scan), start=start, on_step=on_step, **keywords)
+
+
+def views_of(scan: Scan) -> list[View]:
+    """The same arrays in the model's words."""
+    return [
+        View(view.points, view.normals, view.viewpoint, view.background, view.colors) for view in scan.views
+    ]
+
+
+def up_of(scan: Scan, options: CompletionOptions) -> str | list[float]:
+    """The axis or the direction (3,) of the scan that points up."""
     if options.up == "auto":
-        keywords["up"] = scan.up
-    view = View(scan.points, scan.normals, scan.viewpoint, scan.background, scan.colors)
-    return completer(options.model).complete(view, on_step=on_step, **keywords)
+        return scan.up
+    direction: list[float] | None = json.loads(options.up) if options.up.startswith("[") else None
+    return direction or options.up
+
+
+def brief(report: dict[str, Any]) -> dict[str, Any]:
+    """What of a report goes with the status, which clients ask for again and again."""
+    return {name: value for name, value in report.items() if name not in LONG}
+
+
+def _store(
+    storage: Storage,
+    completion_id: str,
+    completion: Completion,
+    report: dict[str, Any],
+    up: str | list[float],
+) -> None:
+    """Keep the report, and each mesh in every format: the API converts nothing."""
+    storage.save_report(completion_id, report)
+    for sample, mesh in enumerate([completion.mesh, *completion.alternatives]):
+        for format in MESH_FORMATS:
+            storage.save_mesh(completion_id, export(mesh, format), format, sample)
+
+
+def export(mesh: Mesh, format: MeshFormat) -> bytes:
+    """Until the model has it."""
+    if format == "glb":
+        return to_glb(mesh)
+    made = to_trimesh(mesh).export(file_type=format)
+    return made.encode() if isinstance(made, str) else bytes(made)
 
 
 @cache

@@ -7,19 +7,17 @@ bytes the rows take before anyone allocates for them.
 from __future__ import annotations
 
 import io
-import math
 import re
 import warnings
-import zipfile
-import zlib
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from app.scans.scan import Floats, Scan, ScanRefused, too_many_points
+from app.scans.arrays import npy_array, npy_header, npz_entries
+from app.scans.fields import viewpoint_of
+from app.scans.scan import Bytes, Floats, ScanRefused, ScanView, too_many_points
 
 PLY_TYPES = {
     **dict.fromkeys(("char", "int8"), "i1"),
@@ -33,7 +31,10 @@ PLY_TYPES = {
 }
 PLY_ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 MAX_PLY_HEADER = 64 * 1024
-MAX_NPZ_ENTRIES = 32
+
+# Empty lines are fine, and a table of nothing else is refused in better words. This is not done by
+# `catch_warnings`, which is of the whole process: two threads in it may leave the filter of one behind.
+warnings.filterwarnings("ignore", message=".*contained no data")
 
 
 # PLY
@@ -54,7 +55,7 @@ class PlyHeader:
         return np.dtype([(name, self.order + kind) for name, kind in self.columns])
 
 
-def read_ply(data: bytes, max_points: int) -> Scan:
+def read_ply(data: bytes, max_points: int) -> tuple[ScanView, list[str]]:
     """Vertices of a PLY, with normals (nx ny nz) and colours (red green blue) where there are any."""
     header = _ply_header(data)
     if header.count > max_points:
@@ -65,11 +66,13 @@ def read_ply(data: bytes, max_points: int) -> Scan:
         raise ScanRefused("truncated_ply", f"{promised}, but {room} bytes follow. Send the whole file.")
     columns = _binary_columns(data, header) if header.order else _ascii_columns(data, header)
     normals, colors = _triple(columns, ("nx", "ny", "nz")), _triple(columns, ("red", "green", "blue"))
-    return Scan(
+    shares = any(kind.startswith("f") for name, kind in header.columns if name == "red")
+    view = ScanView(
         points=_stacked(columns, ("x", "y", "z")),
         normals=normals,
-        colors=None if colors is None else np.clip(np.nan_to_num(colors), 0, 255).astype(np.uint8),
+        colors=None if colors is None else _colors(colors, shares),
     )
+    return view, []
 
 
 def _ply_header(data: bytes) -> PlyHeader:
@@ -127,118 +130,112 @@ def _stacked(columns: dict[str, NDArray[Any]], names: tuple[str, str, str]) -> F
 # XYZ
 
 
-def read_xyz(data: bytes, max_points: int) -> Scan:
-    """Text with x y z in each line, maybe followed by the unit normal nx ny nz; # begins a comment."""
+def read_xyz(data: bytes, max_points: int) -> tuple[ScanView, list[str]]:
+    """Text with x y z in each line, then maybe normals, colours or both; # begins a comment.
+
+    Three columns are normals if all have the length 1, and colours if all are whole numbers up to 255.
+    """
     if b"\0" in data:
         raise ScanRefused("invalid_xyz", "The XYZ file is not text.")
     rows = _table(data.replace(b",", b" "), max_points + 1, "invalid_xyz")
     if len(rows) > max_points:
         raise too_many_points(len(rows), max_points)
-    return _scan_of_rows(rows, "invalid_xyz")
+    return _view_of_rows(rows, "invalid_xyz")
 
 
 def _table(text: bytes, max_rows: int, code: str) -> Floats:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # numpy warns of an empty table; too_few_points tells it better
-            return np.loadtxt(io.BytesIO(text), max_rows=max_rows, ndmin=2, encoding="latin-1")
+        return np.loadtxt(io.BytesIO(text), max_rows=max_rows, ndmin=2, encoding="latin-1")
     except ValueError as error:
         raise ScanRefused(code, f"The rows cannot be read as numbers: {str(error)[:200]}.") from None
 
 
-def _scan_of_rows(rows: Floats, code: str) -> Scan:
+def _view_of_rows(rows: Floats, code: str) -> tuple[ScanView, list[str]]:
+    """Points and what the further columns say, three by three; words on what they do not say."""
     if rows.ndim != 2 or (rows.size and rows.shape[1] < 3):
         raise ScanRefused(code, f"Expected rows of x y z, not an array of shape {rows.shape}.")
     if not rows.size:
         rows = rows.reshape(0, 3)
-    points, rest = rows[:, :3], rows[:, 3:]
-    if rest.shape[1] == 0:
-        return Scan(points)
+    normals = colors = None
+    further = [rows[:, start : start + 3] for start in range(3, rows.shape[1], 3)]
+    ignored = 0
+    for triple in further:
+        if normals is None and _are_unit(triple):
+            normals = triple
+        elif colors is None and _are_bytes(triple):
+            colors = triple.astype(np.uint8)
+        else:
+            ignored += triple.shape[1]
+    what = "neither unit normals nor colours of 0 to 255"
+    told = [f"{ignored} further columns ignored: they are {what}."] if ignored else []
+    return ScanView(rows[:, :3], normals, colors=colors), told
+
+
+def _are_unit(columns: Floats) -> bool:
     with np.errstate(over="ignore", invalid="ignore"):
-        unit = rest.shape[1] == 3 and np.abs(np.linalg.norm(rest, axis=1) - 1).max(initial=0) < 0.05
-    if unit:
-        return Scan(points, normals=rest)
-    return Scan(points, warnings=[f"{rest.shape[1]} further columns ignored: they are not unit normals."])
+        lengths = np.linalg.norm(columns, axis=1)
+    return columns.shape[1] == 3 and bool((np.abs(lengths - 1) < 0.05).all())
+
+
+def _are_bytes(columns: Floats) -> bool:
+    whole = (columns >= 0) & (columns <= 255) & (columns == np.round(columns))
+    return columns.shape[1] == 3 and bool(whole.all())
+
+
+def _colors(values: NDArray[Any], shares: bool) -> Bytes:
+    """RGB (N, 3) of whole numbers up to 255; or, if `shares`, of shares of full brightness up to 1."""
+    bright = np.nan_to_num(values.astype(np.float64)) * (255 if shares else 1)
+    return np.clip(bright.round(), 0, 255).astype(np.uint8)
 
 
 # NPY and NPZ
 
 
-def read_npy(data: bytes, max_points: int) -> Scan:
-    """One array of shape (N, 3), or (N, 6) with unit normals."""
-    return _scan_of_rows(_array(data, max_points), "invalid_npy")
+def read_npy(data: bytes, max_points: int) -> tuple[ScanView, list[str]]:
+    """One array of shape (N, 3), or (N, 6) with unit normals or with colours."""
+    return _view_of_rows(_rows(data, max_points).astype(np.float64), "invalid_npy")
 
 
-def read_npz(data: bytes, max_points: int) -> Scan:
-    """Either a single array as in an NPY, or `points` and maybe `normals`, each (N, 3)."""
-    entries = _npz_entries(data, max_points)
+def read_npz(data: bytes, max_points: int) -> tuple[ScanView, list[str]]:
+    """Either a single array as in an NPY, or `points`, maybe with `normals`, `colors` and `viewpoint`."""
+    entries = npz_entries(data, 2 * 6 * 8 * max_points)
     if "points" not in entries and len(entries) != 1:
         raise ScanRefused("invalid_npz", f"The NPZ has {sorted(entries)}; name the array `points`.")
     if "points" not in entries:
         return read_npy(next(iter(entries.values())), max_points)
-    scan = _scan_of_rows(_array(entries["points"], max_points), "invalid_npz")
-    if "normals" not in entries:
-        return scan
-    normals = _array(entries["normals"], max_points)
-    if normals.shape != scan.points.shape:
-        raise ScanRefused("invalid_npz", f"`normals` has shape {normals.shape}, not {scan.points.shape}.")
-    return Scan(scan.points, normals=normals)
+    view, told = read_npy(entries["points"], max_points)
+    beside = {
+        name: _beside(entries[name], name, view, max_points)
+        for name in ("normals", "colors")
+        if name in entries
+    }
+    normals, colors = beside.get("normals"), beside.get("colors")
+    return ScanView(
+        view.points,
+        normals=view.normals if normals is None else normals.astype(np.float64),
+        viewpoint=_viewpoint(entries["viewpoint"]) if "viewpoint" in entries else None,
+        colors=view.colors if colors is None else _colors(colors, colors.dtype.kind == "f"),
+    ), told
 
 
-def _array(data: bytes, max_points: int) -> Floats:
-    """The array of an NPY whose header promises no more than its bytes hold."""
-    file = io.BytesIO(data)
-    shape, dtype = _npy_header(file)
-    if dtype.kind not in "fiu" or dtype.hasobject:
-        raise ScanRefused("invalid_npy", f"The array must hold numbers, not {str(dtype)[:80]}.")
+def _rows(data: bytes, max_points: int) -> NDArray[Any]:
+    shape, _, _ = npy_header(data)
     if len(shape) != 2 or shape[1] not in (3, 6):
-        raise ScanRefused("invalid_npy", f"The array must have shape (N, 3) or (N, 6), not {shape}.")
+        wanted = "The array must have shape (N, 3) or (N, 6)"
+        raise ScanRefused("invalid_npy", f"{wanted}, not {shape}; a depth map comes with `intrinsics`.")
     if shape[0] > max_points:
         raise too_many_points(shape[0], max_points)
-    if math.prod(shape) * dtype.itemsize > len(data) - file.tell():
-        promised = f"The header promises {shape[0]} x {shape[1]} numbers of {dtype.itemsize} bytes"
-        raise ScanRefused("truncated_npy", f"{promised}; the file has fewer. Send the whole file.")
-    file.seek(0)
-    return np.asarray(npy.read_array(file, allow_pickle=False), dtype=np.float64)
+    return npy_array(data)
 
 
-def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    try:
-        version = npy.read_magic(file)
-        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, _, dtype = read(file)
-    except Exception as error:  # numpy evaluates the header: more than ValueError can come out of it
-        raise ScanRefused("invalid_npy", f"The NPY header cannot be read: {str(error)[:200]}.") from None
-    if any(not isinstance(side, int) or side < 0 for side in shape):
-        raise ScanRefused("invalid_npy", f"The array has the impossible shape {shape}.")
-    return shape, dtype
+def _viewpoint(data: bytes) -> Floats:
+    small = npy_header(data)[0] == (3,)
+    return viewpoint_of(npy_array(data).tolist() if small else None)
 
 
-def _npz_entries(data: bytes, max_points: int) -> dict[str, bytes]:
-    """Names and bytes of the arrays that we read, unpacked only once their sizes are known."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            entries = [entry for entry in archive.infolist() if entry.filename.endswith(".npy")]
-            _check_npz_sizes(entries, 2 * 6 * 8 * max_points)
-            return {entry.filename.removesuffix(".npy"): _unpacked(archive, entry) for entry in entries}
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError, ValueError) as error:
-        raise ScanRefused("invalid_npz", f"The NPZ cannot be unpacked: {str(error)[:200]}.") from None
-
-
-def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
-    with archive.open(entry) as file:
-        # ZipFile.read() would unpack up to 2 GiB at once, whatever size the archive states.
-        data = file.read(entry.file_size)
-        file.read(1)  # at the end the checksum is looked at
-        return data
-
-
-def _check_npz_sizes(entries: list[zipfile.ZipInfo], max_bytes: int) -> None:
-    if not entries or len(entries) > MAX_NPZ_ENTRIES:
-        raise ScanRefused("invalid_npz", f"The NPZ holds {len(entries)} arrays; send `points` and `normals`.")
-    plain = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others unpack without a bound
-    if any(entry.flag_bits & 0x1 or entry.compress_type not in plain for entry in entries):
-        raise ScanRefused("invalid_npz", "The NPZ is encrypted or packed in an unusual way. Use numpy.savez.")
-    if (unpacked := sum(entry.file_size for entry in entries)) > max_bytes:
-        detail = f"The NPZ would unpack to {unpacked} bytes and the limit is {max_bytes}. Send fewer points."
-        raise ScanRefused("unpacks_too_large", detail, status=413)
+def _beside(data: bytes, name: str, view: ScanView, max_points: int) -> NDArray[Any]:
+    """An array (N, 3) beside the points."""
+    array = _rows(data, max_points)
+    if array.shape != view.points.shape:
+        raise ScanRefused("invalid_npz", f"`{name}` has shape {array.shape}, not {view.points.shape}.")
+    return array

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Bytes = NDArray[np.uint8]
 
 MIN_POINTS = 64
 MAX_COORDINATE = 1e9
@@ -25,48 +26,91 @@ class ScanRefused(Exception):
 
 
 @dataclass(frozen=True)
-class Scan:
-    """Points of a partly seen object, all in the scan's own frame and unit."""
+class ScanView:
+    """What a sensor saw from one place, in the scan's own frame and unit."""
 
     points: Floats  # (N, 3)
     normals: Floats | None = None  # (N, 3) unit
     viewpoint: Floats | None = None  # (3,) where the sensor stood
     background: Floats | None = None  # (M, 3) unit directions from the viewpoint that met nothing
-    colors: NDArray[np.uint8] | None = None  # (N, 3) RGB
+    colors: Bytes | None = None  # (N, 3) RGB
+
+    def of(self, rows: NDArray[Any]) -> ScanView:
+        """The view with some of its points: a mask (N,) or indices."""
+        return replace(
+            self,
+            points=self.points[rows],
+            normals=None if self.normals is None else self.normals[rows],
+            colors=None if self.colors is None else self.colors[rows],
+        )
+
+
+ARRAYS = ("points", "normals", "viewpoint", "background", "colors")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A partly seen object: one view or several, all in one frame and unit."""
+
+    views: list[ScanView]
     up: str = "+y"  # what "auto" means for this kind of scan
     warnings: list[str] = field(default_factory=list)
 
     def to_bytes(self) -> bytes:
         """The scan as an NPZ without pickles, which `from_bytes` reads back exactly."""
-        names = ("points", "normals", "viewpoint", "background", "colors")
-        arrays = {name: value for name in names if (value := getattr(self, name)) is not None}
+        arrays = {
+            f"{number}.{name}": value
+            for number, view in enumerate(self.views)
+            for name in ARRAYS
+            if (value := getattr(view, name)) is not None
+        }
         buffer = io.BytesIO()
-        np.savez(buffer, up=np.array(self.up), warnings=np.array(self.warnings, dtype=str), **arrays)
+        about = {"up": np.array(self.up), "warnings": np.array(self.warnings, dtype=str)}
+        np.savez(buffer, allow_pickle=False, **about, **arrays)
         return buffer.getvalue()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Scan:
         """Read what `to_bytes` wrote; not for bytes from outside."""
         with np.load(io.BytesIO(data), allow_pickle=False) as stored:
-            fields: dict[str, Any] = {name: stored[name] for name in stored.files}
-        fields["up"], fields["warnings"] = str(fields["up"]), [str(text) for text in fields["warnings"]]
-        return cls(**fields)
+            up, warnings = str(stored["up"]), [str(text) for text in stored["warnings"]]
+            views: dict[int, dict[str, Any]] = {}
+            for key in stored.files:
+                number, _, name = key.partition(".")
+                if name:
+                    views.setdefault(int(number), {})[name] = stored[key]
+        return cls([ScanView(**views[number]) for number in sorted(views)], up, warnings)
+
+
+def checked_view(view: ScanView) -> tuple[ScanView, list[str]]:
+    """The view without unusable rows, and words on each thing left out."""
+    told = []
+    finite = np.asarray(np.isfinite(view.points).all(axis=1))
+    if not finite.all():
+        told.append(f"{int((~finite).sum())} of {len(finite)} points left out: not finite.")
+        view = view.of(finite)
+    if view.normals is not None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            lengths = np.linalg.norm(view.normals, axis=1, keepdims=True)
+        if np.isfinite(lengths).all() and (lengths > 1e-12).all():
+            view = replace(view, normals=view.normals / lengths)
+        else:
+            told.append("Normals ignored: some are zero or not finite.")
+            view = replace(view, normals=None)
+    return view, told
 
 
 def checked(scan: Scan, max_points: int) -> Scan:
-    """The scan without unusable rows; each thing left out is told in `warnings`.
-
-    Raises ScanRefused when what remains is not a surface seen by a sensor.
-    """
-    scan = _with_sound_normals(_without_holes(scan))
-    if len(scan.points) < MIN_POINTS:
-        found = f"The scan has {len(scan.points)} usable points"
+    """The scan, if its views together are a surface seen by a sensor. Raises ScanRefused."""
+    points = np.concatenate([np.empty((0, 3)), *(view.points for view in scan.views)])
+    if len(points) < MIN_POINTS:
+        found = f"The scan has {len(points)} usable points"
         raise ScanRefused("too_few_points", f"{found}; a completion needs at least {MIN_POINTS}.")
-    if len(scan.points) > max_points:
-        raise too_many_points(len(scan.points), max_points)
-    if np.abs(scan.points).max() > MAX_COORDINATE:
+    if len(points) > max_points:
+        raise too_many_points(len(points), max_points)
+    if np.abs(points).max() > MAX_COORDINATE:
         raise ScanRefused("out_of_range", "Coordinates exceed 1e9. Move the scan nearer to the origin.")
-    if np.ptp(scan.points, axis=0).max() <= 1e-9 * np.abs(scan.points).max():
+    if np.ptp(points, axis=0).max() <= 1e-9 * np.abs(points).max():
         raise ScanRefused("no_extent", "All points lie at one place. Send points spread over an object.")
     return scan
 
@@ -75,29 +119,3 @@ def too_many_points(count: int, limit: int) -> ScanRefused:
     """More points than this service takes."""
     detail = f"The scan has {count} points and the limit is {limit}. Send every n-th point."
     return ScanRefused("too_many_points", detail, status=413)
-
-
-def _without_holes(scan: Scan) -> Scan:
-    finite = np.asarray(np.isfinite(scan.points).all(axis=1))
-    if finite.all():
-        return scan
-    told = f"{int((~finite).sum())} of {len(finite)} points left out: not finite."
-    return replace(
-        scan,
-        points=scan.points[finite],
-        normals=None if scan.normals is None else scan.normals[finite],
-        colors=None if scan.colors is None else scan.colors[finite],
-        warnings=[*scan.warnings, told],
-    )
-
-
-def _with_sound_normals(scan: Scan) -> Scan:
-    if scan.normals is None:
-        return scan
-    with np.errstate(over="ignore", invalid="ignore"):
-        lengths = np.linalg.norm(scan.normals, axis=1, keepdims=True)
-    if np.isfinite(lengths).all() and (lengths > 1e-12).all():
-        return replace(scan, normals=scan.normals / lengths)
-    return replace(
-        scan, normals=None, warnings=[*scan.warnings, "Normals ignored: some are zero or not finite."]
-    )

@@ -7,9 +7,11 @@ import json
 import struct
 import zipfile
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -102,6 +104,75 @@ def png_header(width: int, height: int, bits: int = 16) -> bytes:
         + chunk(b"IDAT", zlib.compress(b""))
         + chunk(b"IEND", b"")
     )
+
+
+def jpeg(pixels: Array) -> bytes:
+    """A JPEG of the highest quality."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=100, subsampling=0)
+    return buffer.getvalue()
+
+
+def tiff(pixels: Array, **how: Any) -> bytes:
+    """A TIFF, by another library than the one that reads it."""
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, pixels, **how)
+    return buffer.getvalue()
+
+
+def tiff_header(**tags: int) -> bytes:
+    """A TIFF of one page that has only tags, each of one whole number: width=…, height=…"""
+    numbers = {
+        "width": 256,
+        "height": 257,
+        "bits": 258,
+        "packing": 259,
+        "at": 273,
+        "rows": 278,
+        "size": 279,
+        "tile_width": 322,
+        "tile_height": 323,
+        "kind": 339,
+    }
+    sound = {"width": 64, "height": 48, "bits": 16, "packing": 1, "at": 8, "size": 6144, "kind": 1}
+    rows = sorted((numbers[name], value) for name, value in {**sound, **tags}.items())
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in rows)
+    return b"II*\0" + struct.pack("<IH", 8, len(rows)) + entries + bytes(4)
+
+
+def tiff_bomb(megabytes: int, width: int = 64, height: int = 48) -> bytes:
+    """A TIFF whose only strip of zeros unpacks to a thousand times its size."""
+    packer = zlib.compressobj()
+    strip = b"".join(packer.compress(bytes(2**20)) for _ in range(megabytes)) + packer.flush()
+    header = tiff_header(width=width, height=height, packing=8, rows=height, at=8, size=len(strip))
+    return (
+        tiff_header(width=width, height=height, packing=8, rows=height, at=len(header), size=len(strip))
+        + strip
+    )
+
+
+def exr(channels: dict[str, Array], folder: Path, packing: str = "ZIP", **header: Any) -> bytes:
+    """An EXR of scan lines, or of what the header says."""
+    import OpenEXR
+
+    about = {"compression": getattr(OpenEXR, f"{packing}_COMPRESSION"), "type": OpenEXR.scanlineimage}
+    with OpenEXR.File({**about, **header}, channels) as file:
+        file.write(str(folder / "made.exr"))
+    return (folder / "made.exr").read_bytes()
+
+
+def exr_header(width: int, height: int, channels: int = 1, flags: int = 0, kind: bytes = b"box2i") -> bytes:
+    """An EXR that has only the header that we look at, with no pixel behind it."""
+    names = [b"c%d" % number for number in range(channels)] if channels > 1 else [b"Z"]
+    listed = b"".join(name + b"\0" + struct.pack("<iIii", 2, 0, 1, 1) for name in names) + b"\0"
+    window = struct.pack("<4i", 0, 0, width - 1, height - 1)
+    attributes = [
+        (b"channels", b"chlist", listed),
+        (b"dataWindow", kind, window),
+        (b"displayWindow", kind, window),
+    ]
+    packed = [name + b"\0" + kind + b"\0" + struct.pack("<i", len(v)) + v for name, kind, v in attributes]
+    return struct.pack("<II", 20000630, 2 | flags) + b"".join(packed) + b"\0"
 
 
 def depth_map(distance: float = 2.0, radius: float = 0.5) -> tuple[Array, Array]:

@@ -9,13 +9,17 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from scan_files import npy, sphere
+from rq.job import JobStatus
+from rq.results import Result
+from scan_files import INTRINSICS, depth_map, npy, png, sphere
 
 from app.main import create_app
 from app.queue import CompletionQueue, QueueFull, connect
-from app.schemas import CompletionOptions, Problem
+from app.schemas import CompletionError, CompletionOptions, Outcome, Problem
+from app.storage import Storage
 
 
 def submit(api, **options):
@@ -51,8 +55,161 @@ def test_a_scan_is_accepted_with_the_place_to_look(api):
     assert api.get(answer.headers["location"]).json() == completion
     assert completion["status"] == "queued"
     assert completion["queue_position"] == 1
-    assert completion["options"] == {"model": "tiny", "up": "-z", "solver": "lm", "resolution": 64, "seed": 0}
+    default = CompletionOptions().model_dump()
+    assert completion["options"] == {**default, "model": "tiny", "up": "-z", "resolution": 64}
     assert (completion["progress"], completion["attempt"], completion["error"]) == (0, 1, None)
+
+
+def test_every_option_is_taken(api):
+    options = {
+        "pose": "free",
+        "up": "[0, 0.6, -0.8]",
+        "solver": "adam",
+        "refine": False,
+        "samples": 8,
+        "remove_plane": True,
+        "resolution": 512,
+        "components": "largest",
+        "target_faces": 5000,
+        "color": "uncertainty",
+        "seed": 7,
+    }
+    answer = submit(api, **options)
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["options"] == {
+        **options,
+        "model": "tiny",
+        "up": "[0.0, 0.6, -0.8]",
+        "start_from": None,
+    }
+
+
+def test_a_scan_of_several_files_with_what_is_beside_them_in_order(api, settings):
+    depth, mask = depth_map()
+    identity = json.dumps(np.eye(4).tolist())
+    files = [
+        ("scan", ("a.png", png(depth))),
+        ("scan", ("a.npy", npy(sphere()))),
+        ("scan", ("b.png", png(depth))),
+    ]
+    files += [("mask", ("m.png", png(mask))), ("mask", ("m.png", png(255 - mask)))]
+    form = {"viewpoint": "[1, 2, 3]", "intrinsics": INTRINSICS, "camera_to_world": [identity, identity]}
+    answer = api.post("/v1/completions?model=tiny", files=files, data=form)
+    assert answer.status_code == 202, answer.text
+    scan = Storage(settings.data_dir).load_scan(answer.json()["id"])
+    assert [len(view.points) for view in scan.views] == [(mask > 0).sum(), 500, (mask == 0).sum()]
+    assert [view.viewpoint.tolist() for view in scan.views] == [[0, 0, 0], [1, 2, 3], [0, 0, 0]]
+    originals = settings.data_dir / "completions" / answer.json()["id"] / "original"
+    assert {path.name for path in originals.iterdir()} == {"scan-1", "scan-2", "scan-3", "mask-1", "mask-2"}
+    assert (originals / "scan-2").read_bytes() == npy(sphere())
+
+
+def test_counts_that_do_not_fit_are_told(api):
+    files = [("scan", ("a.npy", npy(sphere())))] * 3
+    form = {"viewpoint": ["[1, 2, 3]", "[4, 5, 6]"]}
+    answer = api.post("/v1/completions?model=tiny", files=files, data=form)
+    assert "2 values of `viewpoint` for 3 point clouds" in problem(answer, 422, "wrong_count").detail
+
+
+# To start from another completion
+
+
+def end(settings, completion_id, report=None, **ending):
+    """Do what a worker does when a completion has ended."""
+    if report is not None:
+        Storage(settings.data_dir).save_report(completion_id, report)
+        ending["report"] = {"faces": report["faces"]}
+    queue = CompletionQueue(connect(settings, patience_s=3), settings).queue
+    job = queue.fetch_job(completion_id)
+    queue.remove(job)
+    Result.create(
+        job, Result.Type.SUCCESSFUL, ttl=100, return_value=Outcome(**ending).model_dump(mode="json")
+    )
+    job.set_status(JobStatus.FINISHED)
+
+
+def test_a_completion_starts_from_one_that_has_succeeded(api, settings):
+    first = submit(api).json()["id"]
+    problem(submit(api, start_from=first), 409, "start_not_succeeded")
+    end(settings, first, {"faces": 8, "code": [0.0]}, status="succeeded")
+    assert submit(api, start_from=first).json()["options"]["start_from"] == first
+
+
+def test_a_completion_cannot_start_from_the_unknown(api):
+    problem(submit(api, start_from="0" * 32), 404, "unknown_start")
+
+
+def test_a_completion_cannot_start_from_what_was_cleaned_away(api, settings):
+    first = submit(api).json()["id"]
+    end(settings, first, {"faces": 8, "code": [0.0]}, status="succeeded")
+    Storage(settings.data_dir).remove(first)
+    problem(submit(api, start_from=first), 404, "unknown_start")
+
+
+def test_a_completion_cannot_start_from_one_of_another_model(api, settings):
+    other = settings.checkpoints_dir / "other"
+    other.mkdir()
+    (other / "card.json").write_text('{"name": "other"}')
+    first = submit(api, model="other").json()["id"]
+    end(settings, first, {"faces": 8, "code": [0.0]}, status="succeeded")
+    problem(submit(api, start_from=first), 409, "start_of_other_model")
+
+
+# What comes out
+
+
+FORMATS = {
+    "glb": "model/gltf-binary",
+    "ply": "application/octet-stream",
+    "obj": "model/obj",
+    "stl": "model/stl",
+}
+
+
+def test_the_mesh_and_its_alternatives_come_in_every_format(api, settings):
+    done = submit(api, samples=2).json()
+    end(settings, done["id"], {"faces": 8}, status="succeeded")
+    storage = Storage(settings.data_dir)
+    for format in FORMATS:
+        for sample in range(3):
+            storage.save_mesh(done["id"], f"{format} {sample}".encode(), format, sample)
+    assert api.get(done["links"]["mesh"]).content == b"glb 0"
+    for format, media_type in FORMATS.items():
+        for sample in range(3):
+            answer = api.get(done["links"]["mesh"], params={"format": format, "sample": sample})
+            assert answer.content == f"{format} {sample}".encode()
+            assert answer.headers["content-type"].split(";")[0] == media_type
+            assert f".{format}" in answer.headers["content-disposition"]
+    problem(api.get(done["links"]["mesh"] + "?sample=3"), 404, "unknown_sample")
+    problem(api.get(done["links"]["mesh"] + "?sample=9"), 400, "invalid_options")
+    problem(api.get(done["links"]["mesh"] + "?format=fbx"), 400, "invalid_options")
+
+
+def test_the_report_is_whole_and_valid_json(api, settings):
+    done = submit(api).json()
+    problem(api.get(done["links"]["report"]), 409, "not_finished")
+    report = {"faces": 8, "code": [0.5, float("nan")], "covariance": [[float("inf")]]}
+    end(settings, done["id"], report, status="succeeded")
+    answer = api.get(done["links"]["report"])
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json() == {"faces": 8, "code": [0.5, None], "covariance": [[None]]}
+    assert api.get(done["links"]["self"]).json()["report"] == {"faces": 8}
+
+
+def test_a_file_that_was_cleaned_away_is_a_404_problem(api, settings):
+    done = submit(api).json()
+    end(settings, done["id"], {"faces": 8}, status="succeeded")
+    Storage(settings.data_dir).remove(done["id"])
+    problem(api.get(done["links"]["mesh"]), 404, "result_gone")
+    problem(api.get(done["links"]["report"]), 404, "result_gone")
+
+
+def test_a_failed_completion_has_neither_mesh_nor_report(api, settings):
+    done = submit(api).json()
+    error = CompletionError(code="no_surface", detail="the fitted shape is empty")
+    end(settings, done["id"], status="failed", error=error)
+    for link in ("mesh", "report"):
+        assert "shape is empty" in problem(api.get(done["links"][link]), 409, "completion_failed").detail
 
 
 def test_the_queue_position_counts_from_one(api):
@@ -71,7 +228,20 @@ def test_warnings_of_the_scan_are_told(api):
     "options",
     [
         {"resolution": 31},
-        {"resolution": 257},
+        {"resolution": 513},
+        {"pose": "sideways"},
+        {"up": "[0, 1]"},
+        {"up": "[0, 0, 0]"},
+        {"up": "[0, 1, NaN]"},
+        {"up": '{"x": 1}'},
+        {"up": "[" * 150},
+        {"samples": 9},
+        {"samples": -1},
+        {"refine": "perhaps"},
+        {"components": "some"},
+        {"target_faces": 0},
+        {"color": "red"},
+        {"start_from": "../secret"},
         {"resolution": "fine"},
         {"solver": "magic"},
         {"up": "up"},
@@ -115,7 +285,7 @@ def test_an_unknown_path_is_a_404_problem(api, path):
     problem(api.get(path), 404, "not_found")
 
 
-@pytest.mark.parametrize("path", ["", "/mesh"])
+@pytest.mark.parametrize("path", ["", "/mesh", "/report"])
 @pytest.mark.parametrize("name", ["0" * 32, "unknown", "a:b", "%2e%2e"])
 def test_an_unknown_completion_is_a_404_problem(api, name, path):
     assert api.get(f"/v1/completions/{name}{path}").status_code == 404

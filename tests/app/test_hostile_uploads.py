@@ -9,7 +9,25 @@ import zipfile
 
 import numpy as np
 import pytest
-from scan_files import INTRINSICS, depth_map, npy, npy_header, npz, npz_bomb, ply, png, png_header, sphere
+from scan_files import (
+    INTRINSICS,
+    depth_map,
+    exr,
+    exr_header,
+    npy,
+    npy_header,
+    npz,
+    npz_bomb,
+    ply,
+    png,
+    png_header,
+    sphere,
+    tiff,
+    tiff_bomb,
+    tiff_header,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*contained no data")  # pytest lifts the app's own filter
 
 DEPTH, MASK = depth_map()
 GOOD = json.loads(INTRINSICS)
@@ -63,6 +81,19 @@ CLOUDS = {
     "npz of nothing": ("a.npz", npz(), 415, "unknown_format"),
     "npz of two unnamed": ("a.npz", npz(a=sphere(), b=sphere()), 422, "invalid_npz"),
     "npz with too few normals": ("a.npz", npz(points=sphere(), normals=sphere(9)), 422, "invalid_npz"),
+    "npz with too many colours": ("a.npz", npz(points=sphere(), colors=sphere(600)), 422, "invalid_npz"),
+    "npz of a viewpoint of rows": (
+        "a.npz",
+        npz(points=sphere(), viewpoint=sphere()),
+        422,
+        "invalid_viewpoint",
+    ),
+    "npz of a viewpoint nowhere": (
+        "a.npz",
+        npz(points=sphere(), viewpoint=np.full(3, np.nan)),
+        422,
+        "invalid_viewpoint",
+    ),
     "npz of forty": ("a.npz", npz(**{f"a{i}": sphere(1) for i in range(40)}), 422, "invalid_npz"),
     "xyz of words": ("a.xyz", b"there are no numbers here\n" * 100, 422, "invalid_xyz"),
     "xyz with ragged rows": ("a.xyz", b"1 2 3\n1 2\n" * 100, 422, "invalid_xyz"),
@@ -136,6 +167,80 @@ DEPTHS = {
 }
 
 
+FLOATS = (DEPTH / 1000).astype(np.float32)
+
+RASTERS = {
+    "tiff of gigapixels": (tiff_header(width=100_000, height=100_000), 413, "too_many_pixels"),
+    "tiff of endless rows": (tiff_header(height=2**32 - 1), 413, "too_many_pixels"),
+    "tiff of giant tiles": (tiff_header(tile_width=2**16, tile_height=2**16), 413, "too_many_pixels"),
+    "tiff without pixels": (tiff_header(), 422, "invalid_tiff"),
+    "tiff without sides": (tiff_header(width=0, height=0), 422, "invalid_tiff"),
+    "tiff cut off": (tiff(DEPTH)[:2000], 422, "invalid_tiff"),
+    "tiff of the magic alone": (b"II*\0", 422, "invalid_tiff"),
+    "tiff that points outside": (b"II*\0" + b"\xff" * 100, 422, "invalid_tiff"),
+    "tiff of tags that are the file again and again": (
+        tiff_header().replace(b"\x03\x01\x04\x00\x01", b"\x03\x01\x04\x00\xff"),
+        422,
+        "invalid_tiff",
+    ),
+    "tiff with a list of tile widths": (
+        tiff_header(tile_width=2**16, tile_height=2**16).replace(
+            b"\x42\x01\x04\x00\x01", b"\x42\x01\x04\x00\x02"
+        ),
+        422,
+        "invalid_tiff",
+    ),
+    "tiff with width twice": (tiff_header().replace(b"\x01\x01\x04", b"\x00\x01\x04"), 422, "invalid_tiff"),
+    "tiff of two pages": (tiff(np.stack([DEPTH, DEPTH])), 422, "invalid_tiff"),
+    "tiff of 8 bits": (tiff(MASK), 422, "wrong_image_kind"),
+    "tiff of signed numbers": (tiff(DEPTH.astype(np.int16)), 422, "wrong_image_kind"),
+    "tiff of double floats": (tiff(DEPTH / 1000), 422, "wrong_image_kind"),
+    "tiff of colours": (tiff(np.zeros((48, 64, 3), np.uint16)), 422, "wrong_image_kind"),
+    "tiff that would be misread": (tiff(FLOATS, byteorder=">", compression="zlib"), 422, "invalid_tiff"),
+    "tiff larger than 4 GB": (tiff(DEPTH, bigtiff=True), 415, "unknown_format"),
+    "exr of gigapixels": (exr_header(100_000, 100_000), 413, "too_many_pixels"),
+    "exr of endless rows": (exr_header(64, 2**30), 413, "too_many_pixels"),
+    "exr of many channels": (exr_header(3000, 1000, channels=60), 413, "too_many_pixels"),
+    "exr of too many channels": (exr_header(64, 48, channels=1000), 422, "invalid_exr"),
+    "exr less than nothing": (exr_header(-5, 48), 422, "invalid_exr"),
+    "exr without pixels": (exr_header(64, 48), 422, "invalid_exr"),
+    "exr of the magic alone": (b"\x76\x2f\x31\x01", 422, "invalid_exr"),
+    "exr that is deep": (exr_header(64, 48, flags=0x800), 422, "invalid_exr"),
+    "exr of many parts": (exr_header(64, 48, flags=0x1000), 422, "invalid_exr"),
+    "exr of tiles": (exr_header(64, 48, flags=0x200), 422, "invalid_exr"),
+    "exr without a header": (exr_header(64, 48)[:8] + b"\0", 422, "invalid_exr"),
+    "exr of endless attributes": (exr_header(64, 48)[:8] + b"a\0b\0" + bytes(4), 422, "invalid_exr"),
+    "exr of a million attributes": (
+        exr_header(64, 48)[:8] + (b"a\0b\0" + bytes(4)) * 10**5,
+        422,
+        "invalid_exr",
+    ),
+    "exr of an endless name": (exr_header(64, 48)[:8] + b"a" * 10**5, 422, "invalid_exr"),
+    "exr of an attribute beyond its end": (
+        exr_header(64, 48)[:8] + b"a\0b\0" + b"\xff\xff\xff\x7f",
+        422,
+        "invalid_exr",
+    ),
+    "npy of gigapixels": (npy_header("(100000, 100000)", "'<u2'"), 413, "too_many_pixels"),
+    "npy promises a whole image": (npy_header("(48, 64)", "'<u2'") + bytes(90), 422, "truncated_npy"),
+    "npy of whole numbers of 64 bits": (npy(DEPTH.astype(np.int64)), 422, "wrong_image_kind"),
+    "npy of no rows": (npy(np.zeros((0, 64))), 422, "invalid_intrinsics"),
+    "npy of three sides": (npy(np.zeros((2, 48, 64))), 422, "not_a_depth_map"),
+    "npy of NaN": (npy(np.full((48, 64), np.nan)), 422, "too_few_points"),
+    "npy of 1e308": (npy(np.full((48, 64), 1e308)), 422, "too_few_points"),
+}
+
+IMAGES = {
+    "colours of gigapixels": ("color_image", png_header(100_000, 100_000, 8), 413, "too_many_pixels"),
+    "colours of another size": ("color_image", png(np.zeros((48, 65, 3), np.uint8)), 422, "color_size"),
+    "colours of 16 bits": ("color_image", png(DEPTH), 422, "wrong_image_kind"),
+    "colours cut off": ("color_image", png(np.zeros((48, 64, 3), np.uint8))[:60], 422, "invalid_png"),
+    "colours in words": ("color_image", b"red", 422, "invalid_png"),
+    "colours of nothing": ("color_image", b"", 422, "invalid_png"),
+    "mask of colours": ("mask", png(np.zeros((48, 64, 3), np.uint8)), 422, "wrong_image_kind"),
+}
+
+
 @pytest.mark.parametrize("case", CLOUDS)
 def test_a_hostile_point_cloud_is_refused(api, case):
     name, data, status, code = CLOUDS[case]
@@ -148,6 +253,65 @@ def test_a_hostile_depth_map_is_refused(api, case):
     files = {"scan": ("d.png", data)} | ({} if mask is None else {"mask": ("m.png", mask)})
     form = form if case == "no intrinsics" else {"intrinsics": INTRINSICS, **form}
     refused(api.post("/v1/completions?model=tiny", files=files, data=form), status, code)
+
+
+@pytest.mark.parametrize("case", RASTERS)
+def test_a_hostile_raster_is_refused(api, case):
+    data, status, code = RASTERS[case]
+    answer = api.post(
+        "/v1/completions?model=tiny", files={"scan": ("d.x", data)}, data={"intrinsics": INTRINSICS}
+    )
+    refused(answer, status, code)
+
+
+@pytest.mark.parametrize("case", IMAGES)
+def test_a_hostile_image_beside_a_depth_map_is_refused(api, case):
+    field, data, status, code = IMAGES[case]
+    files = {"scan": ("d.png", png(DEPTH)), field: ("i.png", data)}
+    answer = api.post("/v1/completions?model=tiny", files=files, data={"intrinsics": INTRINSICS})
+    refused(answer, status, code)
+
+
+@pytest.mark.parametrize("harm", ["cut", "scrambled", "whole numbers", "unknown channels", "cropped"])
+def test_a_harmed_exr_is_refused(api, harm, tmp_path):
+    good = exr({"Z": FLOATS}, tmp_path)
+    window = np.array([4, 4], np.int32), np.array([67, 51], np.int32)
+    data, code = {
+        "cut": (good[:-100], "invalid_exr"),
+        "scrambled": (good[:600] + bytes(400) + good[1000:], "invalid_exr"),
+        "whole numbers": (exr({"Z": DEPTH.astype(np.uint32)}, tmp_path), "wrong_image_kind"),
+        "unknown channels": (exr({"U": FLOATS, "V": FLOATS}, tmp_path), "wrong_image_kind"),
+        "cropped": (exr({"Z": FLOATS}, tmp_path, dataWindow=window), "invalid_exr"),
+    }[harm]
+    files = {"scan": ("d.exr", data)}
+    refused(api.post("/v1/completions?model=tiny", files=files, data={"intrinsics": INTRINSICS}), 422, code)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.parametrize("cut", range(8, 700, 61))
+def test_an_image_cut_anywhere_is_refused(api, cut, tmp_path):
+    for data in (exr({"Z": FLOATS}, tmp_path), tiff(DEPTH), tiff(FLOATS, compression="zlib")):
+        files = {"scan": ("d.x", data[:cut])}
+        answer = api.post("/v1/completions?model=tiny", files=files, data={"intrinsics": INTRINSICS})
+        assert answer.status_code == 422, answer.text
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_flipped_bytes_of_an_image_never_break_the_service(api, tmp_path):
+    random = np.random.default_rng(0)
+    for data in (
+        exr({"Z": FLOATS}, tmp_path, "PIZ"),
+        tiff(DEPTH, compression="zlib"),
+        tiff(FLOATS),
+        png(DEPTH),
+    ):
+        for _ in range(40):
+            harmed = np.frombuffer(data, np.uint8).copy()
+            places = random.integers(8, 400, 4)
+            harmed[places] = random.integers(0, 256, 4)
+            files = {"scan": ("d.x", harmed.tobytes())}
+            answer = api.post("/v1/completions?model=tiny", files=files, data={"intrinsics": INTRINSICS})
+            assert answer.status_code in (202, 413, 422, 429), answer.text
 
 
 @pytest.mark.parametrize(
@@ -164,12 +328,26 @@ def test_a_mask_beside_points_is_refused(api):
     refused(api.post("/v1/completions?model=tiny", files=files), 422, "not_a_depth_map")
 
 
-@pytest.mark.parametrize("stated", [None, 24128])
-def test_a_bomb_costs_neither_time_nor_memory(api, stated):
-    bomb = npz_bomb(1024, stated)
+def test_too_many_files_are_refused(api):
+    files = [("scan", ("a.npy", npy(sphere())))] * 65
+    refused(api.post("/v1/completions?model=tiny", files=files), 413, "too_many_scans")
+
+
+BOMBS = {
+    "npz": npz_bomb(1024),
+    "npz that lies": npz_bomb(1024, 24128),
+    "tiff": tiff_bomb(1024),
+    "tiff in a giant strip": tiff_bomb(1024, width=60_000, height=60_000),
+}
+
+
+@pytest.mark.parametrize("case", BOMBS)
+def test_a_bomb_costs_neither_time_nor_memory(api, case):
+    bomb = BOMBS[case]
     assert len(bomb) < 1.6e6
+    form = {} if case.startswith("npz") else {"intrinsics": INTRINSICS}
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
-    api.post("/v1/completions?model=tiny", files={"scan": ("a.npz", bomb)})
+    api.post("/v1/completions?model=tiny", files={"scan": ("a.npz", bomb)}, data=form)
     assert time.perf_counter() - start < 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024  # KiB
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,8 +10,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+import tifffile
 import trimesh
+from PIL import Image
 from processes import ROOT
+
+from app.schemas import CompletionOptions
 
 
 def local(*arguments: str, checkpoints: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -26,16 +31,49 @@ def test_help_is_there_at_once():
     shown = local("--help")
     assert time.perf_counter() - start < 2
     assert shown.returncode == 0
-    for option in ("--model", "--up", "--solver", "--resolution", "--seed", "--viewpoint", "--intrinsics"):
-        assert option in shown.stdout
+    options = {name.replace("_", "-") for name in CompletionOptions.model_fields} - {"start-from"}
+    for flag in (*options, "viewpoint", "intrinsics", "mask", "color-image", "report", "start"):
+        assert f"--{flag}" in shown.stdout, flag
 
 
-def test_a_scan_becomes_a_mesh(tiny_checkpoint, tmp_path):
-    rows = np.random.default_rng(0).normal(size=(500, 3))
-    np.save(tmp_path / "ball.npy", rows / np.linalg.norm(rows, axis=1, keepdims=True))
-    scan, mesh = str(tmp_path / "ball.npy"), str(tmp_path / "new" / "ball.glb")
-    done = local(scan, mesh, "--model", "tiny", "--resolution", "40", checkpoints=tiny_checkpoint.parent)
+def ball(folder: Path, count: int = 500) -> str:
+    rows = np.random.default_rng(0).normal(size=(count, 3))
+    np.save(folder / "ball.npy", rows / np.linalg.norm(rows, axis=1, keepdims=True))
+    return str(folder / "ball.npy")
+
+
+def test_a_scan_becomes_a_mesh_and_a_report_to_start_from(tiny_checkpoint, tmp_path):
+    mesh, report = tmp_path / "new" / "ball.glb", tmp_path / "other" / "ball.json"
+    flags = ["--model", "tiny", "--resolution", "40", "--report", str(report)]
+    done = local(ball(tmp_path), str(mesh), *flags, checkpoints=tiny_checkpoint.parent)
     assert done.returncode == 0, done.stderr
+    assert trimesh.load(mesh, force="mesh").is_watertight
+    told = json.loads(report.read_text())
+    assert told["faces"] == len(trimesh.load(mesh, force="mesh").faces)
+    again = [*flags, "--start", str(report), "--no-refine"]
+    done = local(ball(tmp_path), str(mesh), *again, checkpoints=tiny_checkpoint.parent)
+    assert done.returncode == 0, done.stderr
+
+
+def test_several_scans_become_one_mesh_in_the_format_of_its_name(tiny_checkpoint, tmp_path):
+    rows, columns = np.mgrid[:48, :64]
+    beside = np.minimum((rows - 24) ** 2 + (columns - 32) ** 2, 200)
+    near = beside < 200
+    depth = np.where(near, 2000 - 30 * np.sqrt(200 - beside), 0).astype(np.uint16)
+    mask = tmp_path / "mask.png"
+    Image.fromarray((255 * near).astype(np.uint8)).save(mask)
+    Image.fromarray(depth).save(tmp_path / "a.png")
+    tifffile.imwrite(tmp_path / "b.tif", depth)
+    scans = [str(tmp_path / "a.png"), str(tmp_path / "b.tif")]
+    camera = '{"fx": 60, "fy": 60, "cx": 31.5, "cy": 23.5}'
+    pose = json.dumps(np.diag([1, -1, -1, 1]).tolist())
+    flags = ["--model", "tiny", "--resolution", "32", "--intrinsics", camera]
+    for _ in scans:
+        flags += ["--camera-to-world", pose, "--mask", str(mask)]
+    mesh = tmp_path / "out.ply"
+    done = local(*scans, str(mesh), *flags, checkpoints=tiny_checkpoint.parent)
+    assert done.returncode == 0, done.stderr
+    assert mesh.read_bytes().startswith(b"ply")
     assert trimesh.load(mesh, force="mesh").is_watertight
 
 
@@ -52,3 +90,15 @@ def test_what_cannot_be_done_is_said_in_a_line(tiny_checkpoint, tmp_path):
 def test_a_wrong_option_is_refused_before_any_work(tmp_path):
     done = local("a.ply", "b.glb", "--resolution", "5")
     assert (done.returncode, "Traceback" in done.stderr, "resolution" in done.stderr) == (2, False, True)
+    done = local("a.ply", "b.glb", "--target-faces", "few")
+    assert (done.returncode, "--target-faces" in done.stderr) == (2, True)
+    done = local("a.ply", "b.fbx")
+    assert (done.returncode, "glb, ply, obj, stl" in done.stderr) == (2, True)
+
+
+def test_what_is_no_report_is_told(tiny_checkpoint, tmp_path):
+    start = tmp_path / "report.json"
+    for text in ("no JSON", "[]", "{}", '{"code": 5}'):
+        start.write_text(text)
+        done = local(ball(tmp_path), str(tmp_path / "x.glb"), "--model", "tiny", "--start", str(start))
+        assert (done.returncode, "Traceback" in done.stderr, "no report" in done.stderr) == (1, False, True)

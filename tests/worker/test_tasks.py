@@ -7,17 +7,21 @@ import signal
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import trimesh
 
 from app.queue import CompletionQueue, connect
-from app.scans import Scan
-from app.schemas import Completion, CompletionOptions
+from app.scans import Scan, ScanView
+from app.schemas import MESH_FORMATS, Completion, CompletionOptions
 from app.settings import Settings, get_settings
 from app.storage import Storage
 from model.completion import Completer
+from model.mesh import Mesh
+from model.observation import View
 from worker import tasks
 from worker.listener import Listener
 
@@ -29,7 +33,7 @@ def sphere(count: int = 800) -> Scan:
     directions = np.random.default_rng(0).normal(size=(count, 3))
     directions[:, 2] = np.abs(directions[:, 2])
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    return Scan(0.5 * directions + [1, 0, 0], viewpoint=np.array([1.0, 0, 3]))
+    return Scan([ScanView(0.5 * directions + [1, 0, 0], viewpoint=np.array([1.0, 0, 3]))])
 
 
 @pytest.fixture
@@ -41,13 +45,13 @@ def work(settings: Settings, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("DEEPSDF_DEVICE", "cpu")
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def one(scan: Scan | None = None, *, deadline_s: float = 60, **options: str | int) -> Completion:
+    def one(scan: Scan | None = None, *, deadline_s: float = 60, **options: Any) -> Completion:
         monkeypatch.setenv("DEEPSDF_DEADLINE_S", str(deadline_s))
         get_settings.cache_clear()
         queue = CompletionQueue(connect(settings, 1), settings)
         completion_id = f"{len(queue.queue.finished_job_registry):032x}"
         if scan is not None:
-            Storage(settings.data_dir).save_scan(completion_id, scan, b"")
+            Storage(settings.data_dir).save_scan(completion_id, scan, {})
         queue.submit(completion_id, CompletionOptions.model_validate({"model": "tiny", **options}), [])
         Listener(connect(settings, 1), settings).work(burst=True, logging_level="WARNING")
         completion = queue.get(completion_id)
@@ -60,11 +64,37 @@ def work(settings: Settings, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPa
         signal.signal(number, handler)
 
 
+class Stub:
+    """Instead of a model: remembers what it was asked for, and answers with tetrahedra."""
+
+    def __init__(self, alternatives: int = 0) -> None:
+        self.alternatives, self.seen = alternatives, dict[str, Any]()
+
+    def complete(self, views: list[View], **keywords: Any) -> SimpleNamespace:
+        self.seen = {"views": views, **keywords}
+        corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
+        faces = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]], np.int32)
+        meshes = [Mesh((1 + number) * corners, faces) for number in range(1 + self.alternatives)]
+        report = {"faces": 4, "code": [0.25, -0.5], "placement_covariance": [[1.0]], "residual": 0.5}
+        return SimpleNamespace(
+            mesh=meshes[0], alternatives=meshes[1:], report=SimpleNamespace(to_dict=lambda: report)
+        )
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
+    """Every model is this one."""
+    stub = Stub()
+    monkeypatch.setattr(tasks, "completer", lambda name: stub)
+    return stub
+
+
 def test_the_options_are_the_keywords_of_the_completer():
     keywords = inspect.signature(Completer.complete).parameters.values()
-    known = {p.name: p.default for p in keywords if p.kind is p.KEYWORD_ONLY and p.name != "on_step"}
+    given = {p.name: p.default for p in keywords if p.kind is p.KEYWORD_ONLY}
+    known = {name: default for name, default in given.items() if name not in ("on_step", "start")}
     fields = CompletionOptions.model_fields
-    assert known.keys() == fields.keys() - {"model"}
+    assert known.keys() == fields.keys() - {"model", "start_from"}
     assert {name: fields[name].default for name in known if name != "up"} == {
         name: default for name, default in known.items() if name != "up"
     }
@@ -72,13 +102,17 @@ def test_the_options_are_the_keywords_of_the_completer():
 
 def test_a_scan_becomes_a_closed_mesh_where_the_scan_is(work, settings):
     completion = work(sphere(), resolution=48)
-    assert completion.status == "succeeded"
+    assert completion.status == "succeeded", completion.error
     assert (completion.progress, completion.attempt, completion.error) == (1.0, 1, None)
     assert completion.report["solver"] == "lm"
-    glb = Storage(settings.data_dir).mesh_path(completion.id).read_bytes()
-    mesh = trimesh.load(BytesIO(glb), file_type="glb", force="mesh")
-    assert mesh.is_watertight
-    assert np.linalg.norm(mesh.bounds.mean(axis=0) - [1, 0, 0]) < 0.5
+    storage = Storage(settings.data_dir)
+    assert len(storage.load_report(completion.id)["code"]) > 1
+    for format in MESH_FORMATS:
+        data = storage.mesh_path(completion.id, format).read_bytes()
+        mesh = trimesh.load(BytesIO(data), file_type=format, force="mesh")
+        mesh.merge_vertices()
+        assert mesh.is_watertight, format
+        assert np.linalg.norm(mesh.bounds.mean(axis=0) - [1, 0, 0]) < 0.5, format
 
 
 def test_the_same_seed_gives_the_same_mesh(work, settings):
@@ -87,18 +121,68 @@ def test_the_same_seed_gives_the_same_mesh(work, settings):
     assert meshes[0] == meshes[1]
 
 
-def test_up_is_taken_from_the_scan_unless_it_is_given(monkeypatch):
-    seen = []
+def test_a_completion_starts_from_the_code_of_another(work):
+    first = work(sphere(), resolution=32)
+    second = work(sphere(), resolution=32, start_from=first.id)
+    assert second.status == "succeeded", second.error
+    assert second.report["residual"] < 2 * first.report["residual"]
 
-    class Recorder:
-        def complete(self, *arrays, up, **more):
-            seen.append(up)
 
-    monkeypatch.setattr(tasks, "completer", lambda name: Recorder())
-    scan = Scan(np.zeros((64, 3)), up="-y")
-    for options in (CompletionOptions(), CompletionOptions(up="+z")):
-        tasks.run(scan, options, lambda progress: None)
-    assert seen == ["-y", "+z"]
+def test_the_model_gets_every_view_and_every_option(work, stub):
+    random = np.random.default_rng(0)
+    views = [
+        ScanView(random.random((70, 3)), random.random((70, 3)), random.random(3), random.random((9, 3))),
+        ScanView(random.random((80, 3)), colors=random.integers(0, 256, (80, 3)).astype(np.uint8)),
+    ]
+    options = {"pose": "free", "samples": 3, "refine": False, "target_faces": 900, "color": "none"}
+    assert work(Scan(views), **options).status == "succeeded"
+    assert len(stub.seen["views"]) == 2
+    for given, seen in zip(views, stub.seen["views"], strict=True):
+        for name in ("points", "normals", "viewpoint", "background", "colors"):
+            np.testing.assert_array_equal(getattr(seen, name), getattr(given, name))
+    assert {name: stub.seen[name] for name in options} == options
+    keywords = stub.seen.keys() - {"views", "on_step", "start"}
+    assert keywords == CompletionOptions.model_fields.keys() - {"model", "start_from"}
+
+
+@pytest.mark.parametrize(
+    ("up", "told"), [("auto", "-y"), ("+z", "+z"), ("[0, 0.5, -1]", [0, 0.5, -1]), ("[0,0,1]", [0, 0, 1])]
+)
+def test_up_is_taken_from_the_scan_unless_it_is_given(work, stub, up, told):
+    work(Scan(sphere().views, up="-y"), up=up)
+    assert stub.seen["up"] == told
+
+
+def test_long_arrays_of_the_report_go_to_its_file_alone(work, stub, settings):
+    completion = work(sphere())
+    assert completion.report == {"faces": 4, "residual": 0.5}
+    stored = Storage(settings.data_dir).load_report(completion.id)
+    assert stored == {"faces": 4, "residual": 0.5, "code": [0.25, -0.5], "placement_covariance": [[1.0]]}
+
+
+def test_alternatives_are_stored_beside_the_mesh(work, stub, settings):
+    stub.alternatives = 2
+    completion = work(sphere(), samples=2)
+    storage = Storage(settings.data_dir)
+    for format in MESH_FORMATS:
+        for sample in range(3):
+            data = storage.mesh_path(completion.id, format, sample).read_bytes()
+            mesh = trimesh.load(BytesIO(data), file_type=format, force="mesh")
+            np.testing.assert_allclose(mesh.extents, [1 + sample] * 3, rtol=1e-6)
+    assert not storage.mesh_path(completion.id, "glb", 3).exists()
+
+
+def test_the_code_to_start_from_is_that_of_the_stored_report(work, stub):
+    first = work(sphere())
+    assert stub.seen["start"] is None
+    work(sphere(), start_from=first.id)
+    assert stub.seen["start"] == [0.25, -0.5]
+
+
+def test_a_start_that_is_gone_is_told(work, stub, settings):
+    first = work(sphere())
+    Storage(settings.data_dir).report_path(first.id).unlink()
+    assert work(sphere(), start_from=first.id).error.code == "start_missing"
 
 
 def test_a_deadline_ends_a_completion(work):
@@ -116,7 +200,7 @@ def test_a_scan_that_is_gone_is_told(work):
 
 
 def test_a_scan_that_no_shape_fits_fails_with_the_models_words(work):
-    line = Scan(np.linspace(0, 1, 100)[:, None] * [1.0, 0, 0])
+    line = Scan([ScanView(np.linspace(0, 1, 100)[:, None] * [1.0, 0, 0])])
     completion = work(line)
     assert completion.status in ("failed", "succeeded")
     if completion.status == "failed":
