@@ -150,8 +150,10 @@ def _depth_maps(files: list[bytes], beside: Attachments, alone: bool) -> list[De
     poses = _each("camera_to_world", beside.camera_to_world, count, what, shared=False)
     masks = _each("mask", beside.mask, count, what, shared=False)
     colors = _each("color_image", beside.color_image, count, what, shared=False)
-    maps = [_depth_map(*given) for given in zip(files, cameras, scales, poses, masks, colors, strict=True)]
-    if not alone and any(given.camera_to_world is None for given in maps):
+    own = [len(beside.intrinsics) == count] * count  # one camera does not hold the poses of several
+    given = zip(files, cameras, scales, poses, masks, colors, own, strict=True)
+    maps = [_depth_map(*each) for each in given]
+    if not alone and any(one.camera_to_world is None for one in maps):
         told = "Several scans need one frame. Send `camera_to_world` for each depth map, in their order."
         raise ScanRefused("camera_to_world_missing", told)
     return maps
@@ -164,17 +166,14 @@ def _depth_map(
     pose: str | None,
     mask: bytes | None,
     color_image: bytes | None,
+    posed: bool,
 ) -> DepthMap:
     told = parse_json("intrinsics", camera_ or "")
+    camera_to_world = camera.extrinsic_of(told) if posed else None
+    if pose is not None:
+        camera_to_world = camera.pose_of(parse_json("camera_to_world", pose))
     return DepthMap(
-        data,
-        camera.intrinsics_of(told),
-        scale=camera.scale_of(told, scale),
-        mask=mask,
-        color_image=color_image,
-        camera_to_world=camera.extrinsic_of(told)
-        if pose is None
-        else camera.pose_of(parse_json("camera_to_world", pose)),
+        data, camera.intrinsics_of(told), camera.scale_of(told, scale), mask, color_image, camera_to_world
     )
 
 
@@ -200,6 +199,7 @@ def _each(field: str, values: Sequence[T], count: int, what: str, shared: bool =
         return [values[0]] * count
     if len(values) != count:
         one = "one for all of them, or " if shared else ""
-        told = f"There are {len(values)} values of `{field}` for {count} {what}."
-        raise ScanRefused("wrong_count", f"{told} Send {one}one for each, in their order.")
+        found = f"{len(values)} value{'' if len(values) == 1 else 's'} of `{field}`"
+        told = f"Found {found} for {count} {what}. Send {one}one for each, in their order."
+        raise ScanRefused("wrong_count", told)
     return list(values)

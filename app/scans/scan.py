@@ -58,15 +58,14 @@ class Scan:
 
     def to_bytes(self) -> bytes:
         """The scan as an NPZ without pickles, which `from_bytes` reads back exactly."""
-        arrays = {
+        arrays: dict[str, Any] = {
             f"{number}.{name}": value
             for number, view in enumerate(self.views)
             for name in ARRAYS
             if (value := getattr(view, name)) is not None
         }
         buffer = io.BytesIO()
-        about = {"up": np.array(self.up), "warnings": np.array(self.warnings, dtype=str)}
-        np.savez(buffer, allow_pickle=False, **about, **arrays)
+        np.savez(buffer, up=np.array(self.up), warnings=np.array(self.warnings, dtype=str), **arrays)
         return buffer.getvalue()
 
     @classmethod

@@ -452,6 +452,14 @@ def test_several_scans_need_one_frame():
     assert code_of(refused) == "camera_to_world_missing"
 
 
+def test_one_camera_with_a_pose_inside_is_not_the_pose_of_several():
+    inside = json.dumps({"intrinsic": OPEN3D, "extrinsic": json.loads(MOVED)})
+    assert code_of(lambda: several(2, intrinsics=[inside])) == "camera_to_world_missing"
+    moved = [json.dumps({"intrinsic": OPEN3D, "extrinsic": np.diag([s, s, 1, 1]).tolist()}) for s in (1, -1)]
+    first, second = several(2, intrinsics=moved).views
+    np.testing.assert_allclose(second.points, first.points * [-1, -1, 1])
+
+
 def test_a_view_that_saw_nothing_is_left_out_with_its_rays_and_told():
     nothing = DEPTH.copy()
     nothing[MASK > 0] = 0
