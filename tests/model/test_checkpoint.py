@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,11 +17,17 @@ from model.checkpoint import (
     CARD_FILE,
     DECODER_FILE,
     LATENTS_FILE,
+    MAX_STARTS,
+    UNKNOWN_LIPSCHITZ,
     BadCheckpoint,
     Checkpoint,
     choose_device,
     load_checkpoint,
+    own_rows,
+    read_card,
     save_checkpoint,
+    start_rows,
+    write_card,
 )
 from model.decoder import Decoder, DecoderSpec
 
@@ -133,9 +142,47 @@ def test_auto_takes_the_gpu_where_there_is_one() -> None:
     assert choose_device("cpu") == "cpu"
 
 
-def test_the_codes_of_a_checkpoint_decode_to_its_shapes(tiny_checkpoint: Path) -> None:
+def test_a_fit_starts_from_shapes_and_not_from_their_variants(tmp_path: Path) -> None:
+    loaded = saved(tmp_path, Decoder(DecoderSpec(code_length=4, width=32, depth=4, skip_layer=2)))
+    assert loaded.own_shapes == [0, 2]
+    assert torch.equal(loaded.starts.codes, loaded.codes[[0, 2]])
+    assert torch.equal(loaded.starts.extents, loaded.extents[[0, 2]])
+    assert len(loaded.starts.grids) == 2
+
+
+@pytest.mark.parametrize("count", [1, MAX_STARTS, MAX_STARTS + 1, 10 * MAX_STARTS])
+def test_of_many_shapes_some_are_chosen_evenly_to_start_from(count: int) -> None:
+    names = [name for index in range(count) for name in (f"{index}", f"{index}__v01")]
+    rows = start_rows(names)
+    assert len(rows) <= MAX_STARTS
+    assert set(rows) <= set(own_rows(names))
+    steps = {after - before for before, after in pairwise(rows)}
+    assert len(steps) <= 1
+    assert len(names) - rows[-1] <= max(steps, default=2)
+
+
+def test_a_checkpoint_says_which_weights_made_a_result(tiny: Checkpoint, tiny_checkpoint: Path) -> None:
+    weights = (tiny_checkpoint / DECODER_FILE).read_bytes()
+    assert tiny.digest == hashlib.sha256(weights).hexdigest()
+
+
+def test_what_a_card_does_not_say_is_taken_cautiously(tiny: Checkpoint) -> None:
+    silent = replace(tiny, card={**tiny.card})
+    silent.card.pop("lipschitz", None)
+    assert silent.lipschitz == UNKNOWN_LIPSCHITZ
+    told = replace(tiny, card={**tiny.card, "lipschitz": 1.5, "calibration": {"temperature": 7.0}})
+    assert (told.lipschitz, told.calibration) == (1.5, {"temperature": 7.0})
+
+
+def test_a_card_is_written_whole_and_read_back(tmp_path: Path) -> None:
+    card = {"name": "Stühle", "skin": 0.006}
+    write_card(tmp_path, card)
+    assert read_card(tmp_path) == card
+    assert [path.name for path in tmp_path.iterdir()] == [CARD_FILE]
+
+
+def test_the_codes_of_a_checkpoint_decode_to_its_shapes(tiny: Checkpoint) -> None:
     """Names, codes and extents are of one order: each code's inside spans its own extent."""
-    tiny = load_checkpoint(tiny_checkpoint, "cpu")
     axis = torch.linspace(-1, 1, 31)
     grid = torch.cartesian_prod(axis, axis, axis)
     distances = tiny.decoder(tiny.codes, grid.expand(len(tiny.codes), -1, -1))

@@ -70,6 +70,39 @@ def test_another_word_for_up_is_refused_with_the_choice(word: str) -> None:
         upright(word)
 
 
+@pytest.mark.parametrize("up", UP_AXES)
+@pytest.mark.parametrize("length", [1.0, 300.0])
+def test_up_as_a_vector_is_up_as_a_word(up: str, length: float) -> None:
+    vector = length * (1 if up[0] == "+" else -1) * AXES[up[1]]
+    assert np.allclose(upright(vector), upright(up))
+    assert np.allclose(upright(vector.tolist()), upright(up))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_vector_is_turned_to_y_by_a_rotation(seed: int) -> None:
+    up = np.random.default_rng(seed).normal(size=3)
+    rotation = upright(up)
+    assert np.allclose(rotation @ rotation.T, np.eye(3))
+    assert np.isclose(np.linalg.det(rotation), 1)
+    assert np.allclose(rotation @ up, np.linalg.norm(up) * AXES["y"])
+
+
+@pytest.mark.parametrize("up", UP_AXES)
+def test_a_vector_near_an_axis_is_turned_by_no_more_than_it_is_off(up: str) -> None:
+    axis = (1 if up[0] == "+" else -1) * AXES[up[1]]
+    for seed in range(5):
+        near = axis + 0.1 * np.random.default_rng(seed).normal(size=3)
+        off = np.arccos(near @ axis / np.linalg.norm(near))
+        turn = Rotation.from_matrix(upright(near) @ upright(up).T).magnitude()
+        assert np.isclose(turn, off, atol=1e-9)
+
+
+@pytest.mark.parametrize("up", [[0, 0, 0], [1, 2], [np.nan, 0, 1], [np.inf, 0, 0], [[0, 1, 0]], 1.0])
+def test_what_is_no_direction_is_refused(up: object) -> None:
+    with pytest.raises(ValueError, match="three numbers"):
+        upright(up)
+
+
 def test_normalisation_centres_the_box_and_fills_the_ball() -> None:
     raw = cloud() * [1, 20, 3] + [1000, -5, 7]
     normalised = normalization_of(raw).apply(raw)
