@@ -86,11 +86,16 @@ class Scan:
     view: View  # in the scan's frame
     to_scan: Similarity  # from the true shape's unit-ball frame
     true: trimesh.Trimesh  # in its unit-ball frame
+    radius: float  # of the true shape, metres
 
     def in_canonical_orientation(self) -> Scan:
         """The same scan turned so that the shape's axes are the frame's; place and scale stay unknown."""
         turn = Similarity(1.0, self.to_scan.rotation.T, np.zeros(3))
         return replace(self, view=_moved(self.view, turn), to_scan=turn.after(self.to_scan))
+
+    def known_as(self, pose: str) -> Scan:
+        """The scan as this pose mode expects it: turned for `canonical`, else as it is."""
+        return self.in_canonical_orientation() if pose == "canonical" else self
 
     def points_in_ball(self) -> Array:
         """The scan's points (N, 3) in the true shape's unit-ball frame."""
@@ -119,10 +124,12 @@ class Subject:
         of_noise, of_move = (np.random.default_rng([self.seed, name, self.number, use]) for use in (0, 1))
         true, normalization = true_shape(self.shape, data)
         taken = one_view(true, normalization, self.number, VIEWS)
-        points = self.noise.added(taken, BALL_RADIUS / normalization.scale, of_noise)
-        move = random_similarity(of_move, BALL_RADIUS / normalization.scale)
+        radius = BALL_RADIUS / normalization.scale
+        move = random_similarity(of_move, radius)
+        points = self.noise.added(taken, radius, of_noise)
         view = _moved(View(points, None, taken.viewpoint, taken.background), move)
-        return Scan(self.shape.id, self.number, view, move.after(_out_of_ball(normalization)), true)
+        to_scan = move.after(_out_of_ball(normalization))
+        return Scan(self.shape.id, self.number, view, to_scan, true, radius)
 
 
 def random_similarity(rng: np.random.Generator, radius: float) -> Similarity:

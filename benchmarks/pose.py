@@ -213,7 +213,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
     lines = [line_of([one for one in results if one.shape == shape], fold) for shape, fold in folds.items()]
     figures = summary(results)
     _print(figures, folds)
-    more = {"figures": figures, "scans": [asdict(one) for one in results]}
+    more = {"summary": figures, "scans": [asdict(one) for one in results]}
     common.tell(options, "pose", 100 * figures["success"], "% success", lines, **more)
     met = figures["success"] >= GOAL_SUCCESS and figures["cd_ratio"] <= GOAL_RATIO
     return 0 if options.quick or met else 1
