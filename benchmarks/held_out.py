@@ -191,7 +191,8 @@ def compared(made: Completion | Mesh | None, scan: Scan) -> Comparison:
 def distances_to(mesh: trimesh.Trimesh, points: Array) -> Array:
     """Distances (N,) of (N, 3) points to the surface of a mesh.
 
-    Exact distances to the faces of the nearest of many surface samples.
+    They are exact to the faces of the nearest of many surface samples; beside an edge, that of the other
+    face may be taken, which is no farther than the samples are apart.
     """
     samples, faces = trimesh.sample.sample_surface(mesh, FACE_SAMPLES, seed=0)
     near = faces[cKDTree(samples).query(points, k=NEAREST_FACES)[1]]  # (N, NEAREST_FACES)
@@ -203,6 +204,12 @@ def distances_to(mesh: trimesh.Trimesh, points: Array) -> Array:
 def thousandfold_chamfer(comparisons: Iterable[Comparison]) -> Array:
     """Chamfer distances ×10³; infinite where there is no mesh, so that medians count it as the worst."""
     return 1000 * np.nan_to_num([one.chamfer for one in comparisons], nan=np.inf)
+
+
+def mean_of_finite(values: Iterable[float]) -> float:
+    """The mean of what was measured; infinite if nothing was."""
+    finite = [value for value in values if np.isfinite(value)]
+    return float(np.mean(finite)) if finite else float("inf")
 
 
 # Options and processes

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import re
 import shutil
 from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
+from listing import COLUMNS, last_number, write_csv
 from shapes import ball_points, box
 
 from benchmarks import latent, surface
 from model.training.samples import Quality, sample_path
 from model.training.sources import Shape, read_shapes
 
-COLUMNS = [field.name for field in fields(Shape) if field.name != "size"] + ["width", "height", "depth"]
 UNSEEN = {"unseen_box": box(0.45, 0.4, 0.5), "rejected_box": box(0.4, 0.45, 0.5)}
 
 
@@ -55,25 +53,12 @@ def data(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def write_csv(path: Path, rows: list[dict[str, object]]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def write_samples(shape: Shape, folder: Path) -> None:
     points = ball_points(4000, np.random.default_rng(0))
     rows = np.column_stack([points, UNSEEN[shape.id](points)]).astype(np.float32)
     path = sample_path(folder, shape)
     path.parent.mkdir(parents=True)
     np.savez(path, pos=rows[rows[:, 3] >= 0], neg=rows[rows[:, 3] < 0])
-
-
-def last_number(printed: str, pattern: str) -> float:
-    found = re.fullmatch(pattern, printed.splitlines()[-1])
-    assert found, printed
-    return float(found[1])
 
 
 def test_levenberg_marquardt_is_faster_than_adam_on_an_unseen_solid(
