@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ class Checkpoint:
     card: dict[str, Any]
     prior: CodePrior
     starts: StartShapes  # training shapes that a fit may start from
+    digest: str = ""  # SHA-256 of the decoder's weights: which checkpoint made a result
 
     @property
     def skin(self) -> float:
@@ -63,6 +65,11 @@ class Checkpoint:
         A card that says none was made before it was estimated: it gets a cautious value.
         """
         return float(self.card.get("lipschitz", UNKNOWN_LIPSCHITZ))
+
+    @property
+    def calibration(self) -> dict[str, float]:
+        """What was chosen on validation shapes so that deviations come true: `uncertainty.Calibration`."""
+        return dict(self.card.get("calibration", {}))
 
     @property
     def own_shapes(self) -> list[int]:
@@ -160,6 +167,7 @@ def _loaded(folder: Path, card: dict[str, Any], device: str) -> Checkpoint:
         card=card,
         prior=CodePrior.from_codes(codes),
         starts=StartShapes(codes[rows], extents[rows], latents["grids"]),
+        digest=hashlib.sha256((folder / DECODER_FILE).read_bytes()).hexdigest(),
     )
 
 

@@ -4,30 +4,44 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
+from scipy.spatial import cKDTree
+from torch import Tensor
 
+from model import mesh as meshes
 from model.checkpoint import Checkpoint
+from model.correction import Shape, correction_of
 from model.field import DecodedField, Field
 from model.fitting import Effort, Fit, Fitter
-from model.latent import FitSettings
+from model.latent import FitSettings, placed
 from model.mesh import Mesh
 from model.observation import Observation, RowWeights, UnusableScan, View, observe
-from model.placement import FREEDOM
-from model.report import CompletionReport, report_of
+from model.placement import FREEDOM, Placements
+from model.report import CompletionReport, Finished, report_of
 from model.surface import Extraction, NoSurface, extract_surface
+from model.uncertainty import Calibration, Posterior, laplace, vertex_deviation
 
 Array = NDArray[np.float64]
-Phase = Literal["observe", "fit", "mesh"]
+Phase = Literal["observe", "fit", "refine", "mesh"]
 _PHASE_STARTS: dict[Phase, tuple[float, float]] = {
     "observe": (0.0, 0.05),
-    "fit": (0.05, 0.85),
-    "mesh": (0.85, 1.0),
+    "fit": (0.05, 0.75),
+    "refine": (0.75, 0.8),
+    "mesh": (0.8, 1.0),
 }
+
+
+CORRECTION_ROWS = (4800, 4000)
+"""Rows (surface, free space) that the correction looks at."""
+
+
+UNSEEN_COLOR = 184
+"""Grey of what the scan did not see."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +74,22 @@ class CompletionError(Exception):
 
 @dataclass(frozen=True)
 class Completion:
-    """A completed mesh in the scan's frame and unit, and its report."""
+    """A completed mesh in the scan's frame and unit, its report, and others that agree with the scan too."""
 
     mesh: Mesh
     report: CompletionReport
     alternatives: list[Mesh] = field(default_factory=list)
+    up: Array = field(default_factory=lambda: np.eye(3))  # (3, 3) turns the scan's up to +y, for viewers
+
+
+@dataclass(frozen=True)
+class MeshOptions:
+    """What the surface shall be like."""
+
+    resolution: int = 128
+    components: str = "all"  # or "largest"
+    target_faces: int | None = None
+    color: str = "scan"  # or "uncertainty", "none"
 
 
 @dataclass
@@ -94,6 +119,7 @@ class Completer:
         effort: Effort | None = None,
     ) -> None:
         self.checkpoint = checkpoint
+        self.calibration = Calibration(**checkpoint.calibration)
         self.fitter = Fitter(
             checkpoint, settings or FitSettings(), weights or RowWeights(), effort or Effort()
         )
@@ -105,8 +131,13 @@ class Completer:
         pose: str = "upright",
         up: str | ArrayLike = "+y",
         solver: str = "lm",
+        refine: bool = True,
+        samples: int = 0,
         remove_plane: bool = False,
         resolution: int = 128,
+        components: str = "all",
+        target_faces: int | None = None,
+        color: str = "scan",
         start: ArrayLike | None = None,
         seed: int = 0,
         on_step: OnStep | None = None,
@@ -115,23 +146,35 @@ class Completer:
 
         `pose` says what else is unknown: "canonical" nothing (once `up`, an axis or a vector of the
         scan, points up, the shape faces +z), "upright" the turn about the vertical, "free" every turn.
-        `start` (L,) is a latent code to try first, as the report of an earlier completion has it. The
-        mesh comes back in the scan's frame and unit, closed. `on_step` is called after every step;
+        `refine` corrects the fitted shape where it misses what was seen. `samples` asks for so many
+        alternative completions. `remove_plane` cuts off the floor or table under the object.
+        `components` is "all" or "largest", `target_faces` simplifies the mesh, `color` is what its
+        vertices show: "scan" (colours of the scan where there are any), "uncertainty" or "none".
+        `start` (L,) is a latent code to try first, as the report of an earlier completion has it.
+
+        The mesh comes back in the scan's frame and unit, closed. `on_step` is called after every step;
         what it raises goes through.
         Raises CompletionError with the codes `unusable_scan`, `no_surface` and `invalid_option`.
         """
-        clock = _Clock(on_step)
+        clock, options = _Clock(on_step), MeshOptions(resolution, components, target_faces, color)
         observation = _observed(views, up, remove_plane, seed)
         clock.report("observe", 1, 1)
         fit = self.fit(observation, pose, solver, seed, start, clock)
-        extraction = self.mesh(self.field(fit), resolution, clock)
+        posterior = self.posterior(fit)
+        ends = [(fit.best.code, fit.problem.placements), *posterior.draws(samples, seed)]
+        shapes = [self.shape(code, placement, observation, refine, seed) for code, placement in ends]
+        clock.report("refine", 1, 1, fit.best.residual)
+        made = [self.finish(shape, posterior, observation, options, clock) for shape in shapes]
         clock.report("mesh", 1, 1, fit.best.residual)
-        to_canonical = fit.best.placement.after(observation.from_scan)
-        mesh = extraction.mesh.moved(to_canonical.inverse())
         report = report_of(
-            self.checkpoint, observation, fit, mesh, extraction.evaluations, solver, clock.seconds
+            Finished(
+                self.checkpoint, observation, fit, shapes[0], posterior, self.eta(observation),
+                made[0].mesh, made[0].evaluations, solver, pose, clock.seconds,
+            )
+        )  # fmt: skip
+        return Completion(
+            made[0].mesh, report, [one.mesh for one in made[1:]], observation.from_scan.rotation
         )
-        return Completion(mesh, report)
 
     def fit(
         self,
@@ -165,9 +208,51 @@ class Completer:
             raise CompletionError("invalid_option", f"start must be {codes.shape[1]} finite numbers")
         return code
 
-    def field(self, fit: Fit) -> Field:
-        """The fitted shape as a field in the canonical frame."""
-        return DecodedField(self.checkpoint.decoder, fit.best.code, self.checkpoint.lipschitz)
+    def posterior(self, fit: Fit) -> Posterior:
+        """How sure the fit is."""
+        return laplace(fit, self.checkpoint.prior, self.fitter.settings, self.calibration)
+
+    def eta(self, observation: Observation) -> float:
+        """η of an observation, canonical units."""
+        return self.fitter.weights.eta_for(observation)
+
+    def shape(
+        self,
+        code: Tensor,
+        placements: Placements,
+        observation: Observation,
+        refine: bool = True,
+        seed: int = 0,
+    ) -> Shape:
+        """The shape of an (L,) code at one placement; with `refine` it passes through what was observed."""
+        decoded = DecodedField(self.checkpoint.decoder, code, self.checkpoint.lipschitz)
+        rows = self.fitter.rows(observation, CORRECTION_ROWS, seed + 7)
+        points = placed(rows, placements)[0]
+        noise = observation.noise * float(placements.scale)
+        correction = correction_of(decoded, rows, points, noise) if refine else None
+        return Shape(decoded, correction, placements, rows, points, noise)
+
+    def finish(
+        self,
+        shape: Shape,
+        posterior: Posterior,
+        observation: Observation,
+        options: MeshOptions,
+        clock: _Clock | None = None,
+    ) -> Extraction:
+        """The surface of a shape, with its deviation and colours, in the scan's frame."""
+        extraction = self.mesh(shape.field, options.resolution, clock)
+        mesh = extraction.mesh
+        deviation = vertex_deviation(
+            mesh.vertices, posterior, self.checkpoint.decoder, shape.correction, shape.noise, self.calibration
+        )
+        to_canonical = shape.placements.similarity(0).after(observation.from_scan)
+        mesh = replace(mesh, deviation=deviation).moved(to_canonical.inverse())
+        if options.components == "largest":
+            mesh = meshes.largest_component(mesh)
+        if options.target_faces is not None:
+            mesh = meshes.simplified(mesh, options.target_faces)
+        return replace(extraction, mesh=_colored(mesh, observation, self.eta(observation), options.color))
 
     def mesh(self, shape: Field, resolution: int, clock: _Clock | None = None) -> Extraction:
         """The surface of a field in the canonical frame. Raises CompletionError `no_surface`."""
@@ -192,3 +277,26 @@ def _observed(
         raise CompletionError("unusable_scan", str(error)) from error
     except ValueError as error:
         raise CompletionError("invalid_option", str(error)) from error
+
+
+def _colored(mesh: Mesh, observation: Observation, eta: float, color: str) -> Mesh:
+    """The mesh with colours: the scan's where it was observed, or those of its deviation."""
+    if color == "uncertainty":
+        return replace(mesh, colors=meshes.deviation_colors(mesh))
+    if color == "none" or observation.colors is None:
+        return mesh
+    seen = observation.from_scan.inverse().apply(observation.surface)
+    return replace(
+        mesh, colors=_scan_colors(mesh, seen, observation.colors, eta / observation.from_scan.scale)
+    )
+
+
+def _scan_colors(mesh: Mesh, seen: Array, colors: NDArray[np.uint8], reach: float) -> NDArray[np.uint8]:
+    """RGBA (V, 4) of the seen points (K, 3) near each vertex, fading to grey where nothing was seen."""
+    distance, nearest = cKDTree(seen).query(mesh.vertices, k=3)
+    share = 1 / np.maximum(distance, 1e-3 * reach)
+    blended = (share[..., None] * colors[nearest]).sum(axis=1) / share.sum(axis=1, keepdims=True)
+    known = np.clip(2 - distance[:, :1] / (2 * reach), 0, 1)
+    rgba = np.full((len(mesh.vertices), 4), 255, np.uint8)
+    rgba[:, :3] = known * blended + (1 - known) * UNSEEN_COLOR
+    return rgba

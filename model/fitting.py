@@ -40,9 +40,9 @@ class Effort:
     moved_rows: tuple[int, int] = (192, 96)  # the best of them, moved into place on grids
     per_shape: int = 3  # hypotheses of one start shape that the first round takes at most
     rounds: tuple[Round, ...] = (
-        Round(12, (256, 160), 15),
-        Round(5, (800, 500), 12),
-        Round(2, (2400, 1600), 15),
+        Round(20, (256, 160), 15),
+        Round(6, (800, 500), 18),
+        Round(2, (2400, 1600), 20),
     )
 
     @property

@@ -310,8 +310,12 @@ class RowWeights:
     eta: float = 0.03  # η: distance off the surface of the two samples along the normal, canonical units
     eta_in_noise: float = 2.5  # … and at least so many standard deviations of the noise
     surface: float = 1.0
-    free: float = 2.0
-    background: float = 8.0
+    free: float = 4.0
+    background: float = 16.0
+
+    def eta_for(self, observation: Observation) -> float:
+        """η for the noise of an observation, canonical units; a radius of a scan is about one of them."""
+        return max(self.eta, self.eta_in_noise * observation.noise)
 
 
 def rows_of(
@@ -328,7 +332,7 @@ def rows_of(
     may be thinner than η.
     """
     rng = np.random.default_rng(seed)
-    eta = max(weights.eta, weights.eta_in_noise * observation.noise)
+    eta = weights.eta_for(observation)
     sided = _finite(observation.normals)
     count = counts[0] // 3 if sided.any() else counts[0]
     share = weights.surface / 3 if sided.any() else weights.surface

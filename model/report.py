@@ -1,33 +1,98 @@
-"""What was done and how well it agrees with the scan: the report of a completion."""
+"""The report of a completion: what was done, how well it agrees with the scan, and a verdict in words."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
 from model.checkpoint import Checkpoint
-from model.fitting import Fit
+from model.codes import NearShape, nearest_shapes
+from model.correction import Shape
+from model.fitting import Candidate, Fit
+from model.frame import Similarity
+from model.latent import KINDS, SURFACE, residuals
 from model.mesh import Mesh, to_trimesh
 from model.observation import Observation
+from model.uncertainty import Posterior
+
+Array = NDArray[np.float64]
+
+FAR_SHARE, FAR_SHARE_POOR = 0.05, 0.12
+"""Share of observed points farther than 3η from the shape of the code above which a fit is fair, or poor."""
+
+UNUSUAL_CODE, STRANGE_CODE = 3.0, 5.0
+"""Distance of a code to the training codes above which it is unusual, or no longer to be trusted."""
+
+AMBIGUITY = 1.1
+"""A runner-up whose objective is within this factor of the winner's fits about as well."""
+
+TURNED = 20.0
+"""Degrees between two placements above which they are told as different."""
+
+
+@dataclass(frozen=True)
+class ResidualStatistics:
+    """Misfit of the final field to one kind of constraint, in the scan's unit; 0 where it holds."""
+
+    count: int
+    mean: float
+    rms: float
+    quantile_90: float
+    violated: float  # share whose misfit exceeds η
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """Another way in which the scan may lie in a shape, as far as it was followed."""
+
+    scan_to_canonical: list[list[float]]  # (4, 4)
+    objective: float
+    residual_in_scan_unit: float
+    turned: float  # degrees from the winner's rotation
 
 
 @dataclass(frozen=True)
 class CompletionReport:
-    """What was done and how well the result agrees with the scan."""
+    """What was done and how well the result agrees with the scan. Lengths are in the scan's unit."""
 
     model: str
+    checkpoint_digest: str  # SHA-256 of the decoder's weights
     solver: str
+    pose: str
+    refined: bool
+    verdict: str  # in words, for people
+    grade: str  # good, fair or poor
     steps: int
-    residual: float  # mean misfit of the field to what was observed, in radii of the scan
+    trace: list[dict[str, float]]
+    objective: float
+    residual: float  # mean misfit of the fitted code to what was observed, in radii of the scan
     residual_in_scan_unit: float
+    residuals: dict[str, ResidualStatistics]  # of the final field, by kind of constraint
+    noise: float  # standard deviation of the scan's points along the normal
+    eta: float  # η
+    observed_within_eta: float  # share of observed points within η of the mesh
+    observed_far: float  # share farther than 3η from the shape of the code alone
+    observed_distance_rms: float  # from observed points to the mesh
+    code: list[float]
     code_distance: float  # squared Mahalanobis distance a dimension to the training codes; about 1 is usual
     nearest_shape: str  # training shape with the nearest code
+    nearest_shapes: list[NearShape]
     scan_to_canonical: list[list[float]]  # (4, 4)
+    placement_covariance: list[list[float]]  # (7, 7) log scale, translation, rotation vector; canonical units
+    placement_deviation: dict[str, float]  # scale (relative), translation, rotation (degrees)
+    hypotheses: list[Hypothesis]
     points_used: int
-    evaluations: int  # of the decoder, for the surface
+    points_removed: dict[str, int]
+    evaluations: int  # of the field, for the surface
     vertices: int
     faces: int
     watertight: bool
+    volume: float  # cubic units of the scan
+    deviation_median: float  # of the surface along its normal, over the mesh
     seconds: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
@@ -35,30 +100,151 @@ class CompletionReport:
         return asdict(self)
 
 
-def report_of(
-    checkpoint: Checkpoint,
-    observation: Observation,
-    fit: Fit,
-    mesh: Mesh,
-    evaluations: int,
-    solver: str,
-    seconds: dict[str, float],
-) -> CompletionReport:
-    """The report of a completion with its mesh in the scan's frame."""
-    nearest = int((checkpoint.codes - fit.best.code).norm(dim=1).argmin())
+@dataclass(frozen=True)
+class Finished:
+    """All that a report looks at."""
+
+    checkpoint: Checkpoint
+    observation: Observation
+    fit: Fit
+    shape: Shape
+    posterior: Posterior
+    eta: float  # canonical units
+    mesh: Mesh  # scan's frame
+    evaluations: int
+    solver: str
+    pose: str
+    seconds: dict[str, float]
+
+
+def report_of(done: Finished) -> CompletionReport:
+    """The report of a completion."""
+    checkpoint, fit, observation = done.checkpoint, done.fit, done.observation
+    from_scan, scale = observation.from_scan, fit.best.placement.scale * observation.from_scan.scale
+    within, rms = _seen_beside_mesh(done, done.eta / scale)
+    far = _far_from_code(done)
+    near = nearest_shapes(checkpoint, fit.best.code)
+    code_distance = float(checkpoint.prior.distance(fit.best.code.unsqueeze(0))[0])
+    hypotheses = [_hypothesis(one, fit.best, from_scan) for one in fit.runners_up]
+    grade, verdict = judge(checkpoint.card.get("category", "shape"), far, code_distance, fit.best, hypotheses)
+    body = to_trimesh(done.mesh)
+    deviation = done.mesh.deviation
     return CompletionReport(
         model=checkpoint.name,
-        solver=solver,
+        checkpoint_digest=checkpoint.digest,
+        solver=done.solver,
+        pose=done.pose,
+        refined=done.shape.correction is not None,
+        verdict=verdict,
+        grade=grade,
         steps=fit.steps,
+        trace=[asdict(step) for step in fit.trace],
+        objective=fit.best.objective,
         residual=fit.best.residual,
-        residual_in_scan_unit=fit.best.residual / observation.from_scan.scale,
-        code_distance=float(checkpoint.prior.distance(fit.best.code.unsqueeze(0))[0]),
-        nearest_shape=checkpoint.shapes[nearest],
-        scan_to_canonical=fit.best.placement.after(observation.from_scan).matrix().tolist(),
+        residual_in_scan_unit=fit.best.residual / from_scan.scale,
+        residuals=_statistics(done, scale),
+        noise=observation.noise / from_scan.scale,
+        eta=done.eta / scale,
+        observed_within_eta=within,
+        observed_far=far,
+        observed_distance_rms=rms,
+        code=fit.best.code.tolist(),
+        code_distance=code_distance,
+        nearest_shape=near[0].shape,
+        nearest_shapes=near,
+        scan_to_canonical=fit.best.placement.after(from_scan).matrix().tolist(),
+        placement_covariance=done.posterior.of_placement.tolist(),
+        placement_deviation=_placement_deviation(done.posterior, scale),
+        hypotheses=hypotheses,
         points_used=len(observation.surface),
-        evaluations=evaluations,
-        vertices=len(mesh.vertices),
-        faces=len(mesh.faces),
-        watertight=bool(to_trimesh(mesh).is_watertight),
-        seconds={phase: round(spent, 3) for phase, spent in seconds.items()},
+        points_removed=observation.removed,
+        evaluations=done.evaluations,
+        vertices=len(done.mesh.vertices),
+        faces=len(done.mesh.faces),
+        watertight=bool(body.is_watertight),
+        volume=float(body.volume),
+        deviation_median=0.0 if deviation is None else float(np.median(deviation)),
+        seconds={phase: round(spent, 3) for phase, spent in done.seconds.items()},
     )
+
+
+def judge(
+    category: str, far: float, code_distance: float, best: Candidate, others: list[Hypothesis]
+) -> tuple[str, str]:
+    """Grade (good, fair, poor) and verdict of a fit, in words that say what to do."""
+    poor: list[str] = []
+    fair: list[str] = []
+    if far > FAR_SHARE:
+        told = f"{far:.0%} of the observed points are farther than 3η from the fitted shape: "
+        told += f"is this a {category}, alone and whole?"
+        (poor if far > FAR_SHARE_POOR else fair).append(told)
+    if code_distance > UNUSUAL_CODE:
+        told = "the latent code is unlike those of the training shapes "
+        told += f"(distance {code_distance:.1f}, about 1 is usual)"
+        (poor if code_distance > STRANGE_CODE else fair).append(told)
+    rivals = [o for o in others if o.turned > TURNED and o.objective < AMBIGUITY * best.objective]
+    if rivals:
+        told = f"turned by {rivals[0].turned:.0f} degrees it fits about as well: see `hypotheses`"
+        fair.append(told)
+    reasons = poor + fair
+    grade = "poor" if poor else "fair" if fair else "good"
+    verdict = "; ".join(reasons) if reasons else "the fitted shape agrees with what was observed"
+    return grade, verdict[0].upper() + verdict[1:] + ("" if verdict.endswith("?") else ".")
+
+
+def _hypothesis(one: Candidate, best: Candidate, from_scan: Similarity) -> Hypothesis:
+    between = one.placement.rotation @ best.placement.rotation.T
+    turned = np.degrees(np.arccos(np.clip((np.trace(between) - 1) / 2, -1, 1)))
+    matrix = one.placement.after(from_scan).matrix().tolist()
+    return Hypothesis(matrix, one.objective, one.residual / from_scan.scale, float(turned))
+
+
+def _placement_deviation(posterior: Posterior, scale: float) -> dict[str, float]:
+    std = posterior.of_placement.diagonal().clamp(min=0).sqrt().tolist()
+    return {
+        "scale": std[0],
+        "translation": float(np.linalg.norm(std[1:4])) / scale,
+        "rotation": float(np.degrees(np.linalg.norm(std[4:7]))),
+    }
+
+
+def _statistics(done: Finished, scale: float) -> dict[str, ResidualStatistics]:
+    """Misfit of the final field to each kind of constraint."""
+    rows, points = done.shape.rows, done.shape.points
+    said = ~(rows.only_in_ball[0] & (points.norm(dim=1) > 1))
+    missed = residuals(done.shape.field.distance(points)[None], rows)[0].abs().cpu().numpy() / scale
+    statistics = {}
+    for kind, name in enumerate(KINDS):
+        of_kind = (said & (rows.kind[0] == kind)).cpu().numpy()
+        if of_kind.any():
+            some = missed[of_kind].astype(float)
+            statistics[name] = ResidualStatistics(
+                count=len(some),
+                mean=float(some.mean()),
+                rms=float(np.sqrt((some**2).mean())),
+                quantile_90=float(np.quantile(some, 0.9)),
+                violated=float((some > done.eta / scale).mean()),
+            )
+    return statistics
+
+
+def _far_from_code(done: Finished) -> float:
+    """Share of observed points farther than 3η from the shape of the code alone."""
+    points = done.shape.points[done.shape.rows.kind[0] == SURFACE]
+    off = (done.shape.decoded.distance(points) + done.checkpoint.skin).abs()
+    return float((off > 3 * done.eta).float().mean())
+
+
+def _seen_beside_mesh(done: Finished, eta: float) -> tuple[float, float]:
+    """Share of observed points within η of the mesh, and their root mean squared distance; scan's unit."""
+    mesh = done.mesh
+    assert mesh.normals is not None
+    seen = done.observation.from_scan.inverse().apply(done.observation.surface)
+    _, nearest = cKDTree(mesh.vertices).query(seen)
+    apart = seen - mesh.vertices[nearest]
+    height = np.abs((apart * mesh.normals[nearest]).sum(axis=1))
+    # Beside its nearest vertex a point still has surface below it, up to about an edge's length away.
+    edge = np.linalg.norm(mesh.vertices[mesh.faces[:, 0]] - mesh.vertices[mesh.faces[:, 1]], axis=1).mean()
+    aside = np.sqrt(np.maximum((apart**2).sum(axis=1) - height**2, 0))
+    distance = np.hypot(height, np.maximum(aside - edge, 0))
+    return float((distance < eta).mean()), float(np.sqrt((distance**2).mean()))

@@ -89,8 +89,8 @@ class StartShapes:
         cell = where.long()
         strides = torch.tensor([size * size, size, 1], device=points.device)
         ends = torch.tensor([0, 1], device=points.device)
-        near = torch.cartesian_prod(ends, ends, ends) @ strides
-        first = codes.long() * size**3 + cell @ strides
+        near = (torch.cartesian_prod(ends, ends, ends) * strides).sum(dim=-1)
+        first = codes.long() * size**3 + (cell * strides).sum(dim=-1)
         values = self.grids.flatten()[first[..., None] + near].float() * (FARTHEST / 127)
         return values.unflatten(-1, (2, 2, 2)), where - cell
 

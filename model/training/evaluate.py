@@ -30,11 +30,11 @@ from rich.table import Table
 from torch import Tensor
 
 from model.checkpoint import load_checkpoint, read_card, write_card
+from model.codes import decode, encode_rows, nearest_codes
 from model.completion import Completer, CompletionError
-from model.field import DecodedField
 from model.fitting import Fit, Starts
 from model.frame import Normalization, Similarity, normalization_of
-from model.latent import Adam, CodePrior, FitSettings, LevenbergMarquardt, Problems, Rows, rows_of_samples
+from model.latent import Adam, CodePrior, Rows, rows_of_samples
 from model.mesh import Mesh, to_trimesh
 from model.metrics import Comparison, compare
 from model.observation import Observation, observe
@@ -53,8 +53,7 @@ POSE = "canonical"
 """The completions of the report have their orientation given, place and size unknown."""
 
 FIT_SAMPLES = 8000
-FULL_FIT = FitSettings(prior_weight=1e-7, huber=0.005, steps=40)
-METHODS = ("ours", "nearest training code", "mean code", "Adam recipe")
+METHODS = ("ours", "ours, not refined", "nearest training code", "mean code", "Adam recipe")
 FAILED = Comparison(chamfer=float("nan"), accuracy=float("nan"), completeness=0.0, cosine=0.0)
 
 
@@ -120,8 +119,7 @@ def _compared(method: Callable[[], Mesh], true: trimesh.Trimesh) -> Comparison:
 
 
 def _decoded(completer: Completer, code: Tensor) -> Mesh:
-    checkpoint = completer.checkpoint
-    return completer.mesh(DecodedField(checkpoint.decoder, code, checkpoint.lipschitz), RESOLUTION).mesh
+    return decode(completer.checkpoint, code, RESOLUTION)
 
 
 def full_sample_methods(completer: Completer, file: Path) -> dict[str, Callable[[], Mesh]]:
@@ -134,34 +132,13 @@ def full_sample_methods(completer: Completer, file: Path) -> dict[str, Callable[
         torch.from_numpy(distances[picks])[None].to(checkpoint.device),
         checkpoint.clamping_distance,
     )
-    ranked = nearest_codes(completer, rows)
+    ranked = nearest_codes(checkpoint, rows)
     return {
-        "ours": lambda: _decoded(completer, _full_fit(completer, rows, ranked[:3])),
+        "ours": lambda: _decoded(completer, encode_rows(checkpoint, rows)),
         "nearest training code": lambda: _decoded(completer, ranked[0]),
         "mean code": lambda: _decoded(completer, checkpoint.prior.mean),
         "Adam recipe": lambda: _decoded(completer, _full_adam(completer, rows)),
     }
-
-
-@torch.no_grad()
-def nearest_codes(completer: Completer, rows: Rows) -> Tensor:
-    """Training codes (N, L), those whose field fits the rows best first."""
-    checkpoint = completer.checkpoint
-    some = rows.some(torch.arange(0, len(rows), 8, device=checkpoint.device))
-    codes = checkpoint.starts.codes
-    fields = checkpoint.decoder(codes, some.points.expand(len(codes), -1, -1))
-    misfit = (fields - torch.maximum(torch.minimum(fields, some.upper), some.lower)).abs().mean(dim=1)
-    return codes[misfit.argsort()]
-
-
-def _full_fit(completer: Completer, rows: Rows, starts: Tensor) -> Tensor:
-    checkpoint = completer.checkpoint
-    codes = torch.cat([checkpoint.prior.mean[None], starts])
-    problems = Problems.start(rows, codes, settings=FULL_FIT)
-    solver = LevenbergMarquardt(checkpoint.decoder, checkpoint.prior, problems, FULL_FIT)
-    while not solver.finished:
-        solver.step()
-    return solver.codes[int(solver.cost.argmin())]
 
 
 def _full_adam(completer: Completer, rows: Rows) -> Tensor:
@@ -191,13 +168,14 @@ def completion_methods(
     shapes = completer.checkpoint.starts
     mean = completer.fitter.start_shapes(completer.checkpoint.prior.mean).of(torch.tensor([0]))
 
-    def of_fit(fit: Fit) -> Mesh:
+    def of_fit(fit: Fit, refine: bool = False) -> Mesh:
+        shape = completer.shape(fit.best.code, fit.problem.placements, observation, refine)
         to_canonical = fit.best.placement.after(observation.from_scan)
-        mesh = completer.mesh(completer.field(fit), RESOLUTION).mesh
-        return mesh.moved(to_ball.after(to_canonical.inverse()))
+        return completer.mesh(shape.field, RESOLUTION).mesh.moved(to_ball.after(to_canonical.inverse()))
 
     return {
-        "ours": lambda: of_fit(completer.fit(observation, POSE)),
+        "ours": lambda: of_fit(completer.fit(observation, POSE), refine=True),
+        "ours, not refined": lambda: of_fit(completer.fit(observation, POSE)),
         "nearest training code": lambda: of_fit(placed_only(completer, observation, shapes)),
         "mean code": lambda: of_fit(placed_only(completer, observation, mean)),
         "Adam recipe": lambda: of_fit(completer.fit(observation, POSE, "adam")),

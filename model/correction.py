@@ -1,0 +1,214 @@
+"""Faithful where observed: a smooth correction of the fitted field, from its residuals at what was seen.
+
+A few hundred training shapes cannot express every chair, so the fitted field f misses what the sensor saw.
+What is missing is taken for a draw g of a Gaussian process, known at the observed points up to their noise:
+
+    f(x) + g(x),   g(x) = k(x, X) (k(X, X) + Σ)⁻¹ r,   k(x, y) = a² Σ_i s_i φ(|x − y| / ρ_i)
+
+with Wendland's φ, which is zero beyond its reach: away from the data g fades and the prior's shape stays.
+Measured points are equalities; free space counts only where it is violated, found in a few passes (an
+active set). The same process says how far f + g may still be off: little near the data, a elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from model.field import Field
+from model.latent import INSIDE, OUTSIDE, SURFACE, Rows
+from model.placement import Placements
+
+REACHES = (0.5, 0.15)
+SHARES = (0.6, 0.4)
+"""Reaches ρ of the two kernels, canonical units, and their shares of the variance: whole parts that stand
+off, and details."""
+
+NOISE_FLOOR = 0.003
+"""Least standard deviation of a measured point, canonical units: normals, thinning, the skin."""
+
+EMPTY_NOISE = 0.006
+"""Standard deviation of what is known of empty space: lines of sight graze, outlines are guessed."""
+
+_KERNELS = tuple(zip(REACHES, SHARES, strict=True))
+
+LEAST_AMPLITUDE = 0.02
+PASSES = 3
+MOST_EMPTY = 900
+CHUNK = 512
+"""Points at a time: what they need of the kernel fits into a processor's cache."""
+
+
+def wendland(r: Tensor) -> Tensor:
+    """Wendland's compactly supported φ of smoothness C² in three dimensions: (1 − r)⁴ (4 r + 1), 0 from 1."""
+    left = (1 - r).clamp_(min=0)
+    return left.square().square_().mul_(4 * r + 1)
+
+
+def slope_of_wendland(r: Tensor) -> Tensor:
+    """φ'(r) / r."""
+    left = (1 - r).clamp_(min=0)
+    return left.square().mul_(left).mul_(-20)
+
+
+def kernel(a: Tensor, b: Tensor) -> Tensor:
+    """Correlations (N, M) of g between (N, 3) and (M, 3) points; 1 at distance 0."""
+    distance = torch.cdist(a, b)
+    return sum((share * wendland(distance / reach) for reach, share in _KERNELS), torch.zeros(()).to(a))
+
+
+@dataclass(frozen=True)
+class Correction:
+    """g: a weighted sum of kernels at n centres."""
+
+    centres: Tensor  # (n, 3)
+    weights: Tensor  # (n,)
+    amplitude: float  # a: standard deviation of g where nothing was seen
+    factor: Tensor  # (n, n) lower Cholesky factor of k(X, X) + Σ, with a = 1
+
+    def distance(self, points: Tensor) -> Tensor:
+        """g (N,) at (N, 3) points."""
+        parts = []
+        for chunk in points.split(CHUNK):
+            centres, weights = self._near(chunk)
+            parts.append(kernel(chunk, centres) @ weights)
+        return torch.cat(parts)
+
+    def distance_and_gradient(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """g (N,) and its gradients (N, 3) at (N, 3) points."""
+        values, gradients = [], []
+        for chunk in points.split(CHUNK):
+            centres, weights = self._near(chunk)
+            distance = torch.cdist(chunk, centres)
+            slope = torch.zeros_like(distance)
+            value = torch.zeros_like(chunk[:, 0])
+            for reach, share in _KERNELS:
+                value += share * (wendland(distance / reach) @ weights)
+                slope += share / reach**2 * slope_of_wendland(distance / reach)
+            values.append(value)
+            # Σ w φ'/r (x − c), without the differences of all pairs
+            gradients.append(chunk * (slope @ weights)[:, None] - slope @ (weights[:, None] * centres))
+        return torch.cat(values), torch.cat(gradients)
+
+    def _near(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Centres that reach into the points' bounding box, and their weights."""
+        low, high = points.amin(dim=0) - REACHES[0], points.amax(dim=0) + REACHES[0]
+        near = ((self.centres > low) & (self.centres < high)).all(dim=1)
+        return self.centres[near], self.weights[near]
+
+    def deviation(self, points: Tensor) -> Tensor:
+        """Standard deviation (N,) of g at (N, 3) points."""
+        known = torch.linalg.solve_triangular(self.factor, kernel(self.centres, points), upper=False)
+        return self.amplitude * (1 - known.square().sum(dim=0)).clamp(min=0).sqrt()
+
+    @cached_property
+    def lipschitz(self) -> float:
+        """How steep g is, as sampled where it is steepest: half-way down the finer kernel of each centre."""
+        steps = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).to(self.centres)
+        points = (self.centres[:, None] + 0.3 * REACHES[1] * steps).reshape(-1, 3)
+        return float(self.distance_and_gradient(points)[1].norm(dim=1).max())
+
+
+@dataclass(frozen=True)
+class CorrectedField:
+    """f + g as a field."""
+
+    base: Field
+    correction: Correction
+
+    @property
+    def lipschitz(self) -> float:
+        """No steeper than both together."""
+        return self.base.lipschitz + self.correction.lipschitz
+
+    @property
+    def device(self) -> torch.device:
+        """The base's."""
+        return self.base.device
+
+    def distance(self, points: Tensor) -> Tensor:
+        """Signed distances (N,) of (N, 3) points."""
+        return self.base.distance(points) + self.correction.distance(points)
+
+    def distance_and_gradient(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Signed distances (N,) and their gradients (N, 3) at (N, 3) points."""
+        value, gradient = self.base.distance_and_gradient(points)
+        more, slope = self.correction.distance_and_gradient(points)
+        return value + more, gradient + slope
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A fitted shape where it stands, with what was observed of it."""
+
+    decoded: Field  # of the code alone
+    correction: Correction | None
+    placements: Placements  # one
+    rows: Rows  # of one problem
+    points: Tensor  # (K, 3) of the rows, canonical
+    noise: float  # standard deviation of measured points, canonical units
+
+    @property
+    def field(self) -> Field:
+        """The decoded field, corrected where there is a correction."""
+        return self.decoded if self.correction is None else CorrectedField(self.decoded, self.correction)
+
+
+@torch.no_grad()
+def correction_of(base: Field, rows: Rows, points: Tensor, noise: float) -> Correction:
+    """The correction with which the field passes through what was observed.
+
+    `rows` are those of one problem, `points` (K, 3) where they lie in the canonical frame; `noise` is the
+    standard deviation of measured points, canonical units.
+    """
+    inside = ~(rows.only_in_ball[0] & (points.norm(dim=1) > 1)) & (rows.kind[0] != INSIDE)
+    points, kind = points[inside], rows.kind[0][inside]
+    lower, upper = _bounds(rows, inside, kind)
+    field = base.distance(points)
+    std = torch.where(kind == SURFACE, max(noise, NOISE_FLOOR), EMPTY_NOISE + 0.5 * noise)
+    active = kind == SURFACE
+    missing = _missing(field, lower, upper)
+    amplitude = max(LEAST_AMPLITUDE, float(missing[active].square().mean().sqrt()))
+    correction = None
+    for _ in range(PASSES):
+        active = active | _worst(missing.abs() > EMPTY_NOISE / 2, missing, active)
+        correction = _solved(points[active], _target(field, lower, upper)[active], std[active], amplitude)
+        missing = _missing(field + correction.distance(points), lower, upper)
+    assert correction is not None
+    return correction
+
+
+def _bounds(rows: Rows, inside: Tensor, kind: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows' intervals, that of the points off the surface opened: half the way there will do."""
+    lower, upper = rows.lower[0][inside], rows.upper[0][inside]
+    off = kind == OUTSIDE
+    return torch.where(off, 0.5 * lower, lower), torch.where(off, torch.inf, upper)
+
+
+def _target(field: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """What g would have to be for the nearest end of the interval."""
+    return torch.maximum(torch.minimum(field, upper), lower) - field
+
+
+def _missing(value: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    return torch.maximum(torch.minimum(value, upper), lower) - value
+
+
+def _worst(violated: Tensor, missing: Tensor, active: Tensor) -> Tensor:
+    """Of the violated rows the worst, as many as there is room for."""
+    size = torch.where(violated & ~active, missing.abs(), 0.0)
+    count = min(MOST_EMPTY, int((size > 0).sum()))
+    picked = torch.zeros_like(active)
+    picked[size.argsort(descending=True)[:count]] = True
+    return picked
+
+
+def _solved(points: Tensor, target: Tensor, std: Tensor, amplitude: float) -> Correction:
+    # Double precision: neighbouring centres are nearly the same column.
+    covariance = kernel(points.double(), points.double()) + torch.diag((std.double() / amplitude) ** 2)
+    factor = torch.linalg.cholesky(covariance)
+    weights = torch.cholesky_solve(target.double()[:, None], factor)[:, 0]
+    return Correction(points, weights.float(), amplitude, factor.float())

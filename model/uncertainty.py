@@ -1,0 +1,121 @@
+"""How sure a completion is: the Laplace posterior of code and placement, and what the correction leaves open.
+
+At the MAP the objective's Hessian H is there already. Scaled so that its prior term is the Gaussian of the
+training codes, exp(−κE) with κ = L / 2λ is the posterior, and its covariance is that of a Gaussian around
+the MAP:
+
+    Σ = (Σ_prior⁻¹ + κ H_data / T)⁻¹
+
+T tempers the data, whose residuals are not independent: a backrest that the decoder cannot express is off as
+a whole. How far off the surface may lie along its normal is then, by the implicit function theorem,
+
+    σ(x)² = u(x)² · (J Σ Jᵀ / |∇f|² + a²) + noise²
+
+with J = ∂f/∂(z, placement), a what no code expresses, and u in [0, 1] the share of its uncertainty that the
+correction's process keeps at x: near 0 where the sensor looked, 1 elsewhere and without a correction.
+T and a are chosen on validation shapes and stand in the checkpoint's card.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from model.correction import Correction
+from model.decoder import Decoder
+from model.fitting import Fit
+from model.latent import CodePrior, FitSettings
+from model.placement import MOVE_SIZE, ROTATION, Placements, gradient_by_move
+
+LOOKED_AT = 3000
+"""Vertices at which the deviation is computed; it is smooth, and the others are told by the nearest three."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was chosen on validation shapes so that the deviations come true."""
+
+    temperature: float = 100.0  # T
+    inadequacy: float = 0.02  # a, canonical units
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """A Gaussian over code and move (L + 7) around the MAP."""
+
+    code: Tensor  # (L,)
+    placement: Placements  # one
+    covariance: Tensor  # (L + 7, L + 7); zero for what was not solved for
+
+    @property
+    def of_placement(self) -> Tensor:
+        """Covariance (7, 7) of the move: log scale, translation, rotation vector; canonical units."""
+        return self.covariance[-MOVE_SIZE:, -MOVE_SIZE:]
+
+    def draws(self, count: int, seed: int = 0) -> list[tuple[Tensor, Placements]]:
+        """Codes (L,) and placements that agree with the scan about as well as the MAP."""
+        generator = torch.Generator().manual_seed(seed)
+        values, vectors = torch.linalg.eigh(self.covariance.double().cpu())
+        root = vectors * values.clamp(min=0).sqrt()
+        steps = torch.randn(count, len(values), generator=generator, dtype=torch.float64) @ root.T
+        steps = steps.float().to(self.code.device)
+        length = len(self.code)
+        return [(self.code + step[:length], self.placement.moved(step[None, length:])) for step in steps]
+
+    def deviation(self, decoder: Decoder, points: Tensor) -> Tensor:
+        """√(J Σ Jᵀ) / |∇f| at (N, 3) canonical points: canonical units, (N,)."""
+        variances = []
+        for chunk in points.split(2048):
+            _, by_code, by_point = decoder.distance_and_gradients(self.code[None], chunk[None])
+            scaled = chunk[None] - self.placement.translation[:, None]
+            by_move = gradient_by_move(by_point, scaled, torch.zeros_like(scaled))
+            jacobian = torch.cat([by_code, by_move], dim=-1)[0]
+            variance = ((jacobian @ self.covariance) * jacobian).sum(dim=1).clamp(min=0)
+            variances.append(variance / by_point[0].square().sum(dim=1).clamp(min=0.25))
+        return torch.cat(variances).sqrt()
+
+
+def laplace(fit: Fit, prior: CodePrior, settings: FitSettings, calibration: Calibration) -> Posterior:
+    """The posterior around a fit."""
+    length, weight = len(fit.best.code), settings.prior_weight
+    evidence = length / (2 * weight)  # κ
+    std = torch.full((MOVE_SIZE,), settings.placement_std, device=prior.mean.device)
+    std[ROTATION] = settings.rotation_std
+    freedom = fit.problem.freedom[0]
+    own = torch.zeros_like(fit.hessian)  # of the priors, as E weighs them
+    own[:length, :length] = 2 * weight / length * prior.precision
+    own.diagonal()[length:] += freedom * 2 * weight / std**2
+    precision = evidence * (fit.hessian - own) / calibration.temperature
+    precision[:length, :length] += prior.precision
+    precision.diagonal()[length:] += 1 / std**2
+    free = torch.cat([torch.ones_like(fit.best.code), freedom]).bool()
+    covariance = torch.zeros_like(precision)
+    inverse = torch.linalg.inv(precision[free][:, free].double()).float()
+    covariance[free.nonzero(), free.nonzero().T] = (inverse + inverse.T) / 2
+    return Posterior(fit.best.code, fit.problem.placements, covariance)
+
+
+def vertex_deviation(
+    vertices: NDArray[np.float32],
+    posterior: Posterior,
+    decoder: Decoder,
+    correction: Correction | None,
+    noise: float,
+    calibration: Calibration,
+) -> NDArray[np.float32]:
+    """Standard deviation (V,) of the surface along its normal at (V, 3) vertices, canonical units."""
+    looked = np.random.default_rng(0).permutation(len(vertices))[:LOOKED_AT]
+    points = torch.from_numpy(vertices[looked]).to(posterior.code.device)
+    spread = posterior.deviation(decoder, points).square() + calibration.inadequacy**2
+    if correction is not None:
+        spread = spread * (correction.deviation(points) / correction.amplitude).square()
+    deviation = (spread + noise**2).sqrt().cpu().numpy()
+    far, nearest = cKDTree(vertices[looked]).query(vertices, k=min(3, len(looked)))
+    weight = 1 / np.maximum(far.reshape(len(vertices), -1), 1e-6)
+    told = (weight * deviation[nearest].reshape(weight.shape)).sum(axis=1) / weight.sum(axis=1)
+    return np.asarray(told, dtype=np.float32)
