@@ -140,8 +140,9 @@ def thinned(points: Array, cell: float) -> Indices:
         return np.arange(len(points))
     _, voxel, count = np.unique(_voxels(points, cell), return_inverse=True, return_counts=True)
     mean = np.stack([np.bincount(voxel, axis) for axis in points.T], axis=1) / count[:, None]
-    distance = np.linalg.norm(points - mean[voxel], axis=1)
-    order = np.lexsort((distance, voxel))
+    # The only two points of a voxel are equally near: neither the unit nor the order of points shall choose.
+    distance = np.round(np.linalg.norm(points - mean[voxel], axis=1) / cell, 6)
+    order = np.lexsort((points[:, 0], distance, voxel))
     first = np.concatenate([[0], np.cumsum(count)[:-1]])
     return np.sort(order[first])
 
