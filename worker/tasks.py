@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -83,9 +82,6 @@ def run(
     """Complete a scan with the model that the options name, from the code `start` (L,) if there is one."""
     keywords = options.model_dump(exclude={"model", "start_from"})
     keywords["up"] = up_of(scan, options)
-    # Until the model has every option: those that it has not are passed over.
-    known = inspect.signature(Completer.complete).parameters
-    keywords = {name: value for name, value in keywords.items() if name in known}
     return completer(options.model).complete(views_of(scan), start=start, on_step=on_step, **keywords)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import re
 import signal
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import trimesh
+from processes import ROOT
 
 from app.queue import CompletionQueue, connect
 from app.scans import Scan, ScanView
@@ -22,6 +25,7 @@ from app.storage import Storage
 from model.completion import Completer
 from model.mesh import Mesh
 from model.observation import View
+from model.report import CompletionReport
 from worker import tasks
 from worker.listener import Listener
 
@@ -98,6 +102,20 @@ def test_the_options_are_the_keywords_of_the_completer():
     assert {name: fields[name].default for name in known if name != "up"} == {
         name: default for name, default in known.items() if name != "up"
     }
+
+
+def test_every_field_of_the_report_is_documented_and_those_left_out_of_the_status_are_marked():
+    text = (ROOT / "docs" / "api.md").read_text()
+    table = text[text.index("### The report") : text.index("### Why a completion failed")]
+    named = [
+        name
+        for row in table.splitlines()[2:]
+        if "|" in row
+        for name in re.findall(r"`(\w+)`( ◦)?", row.split("|")[1])
+    ]
+    fields = {field.name for field in dataclasses.fields(CompletionReport)}
+    assert {name for name, _ in named} == fields
+    assert {name for name, marked in named if marked} == set(tasks.LONG)
 
 
 def test_a_scan_becomes_a_closed_mesh_where_the_scan_is(work, settings):
