@@ -13,13 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from model import mesh as meshes
 from model.checkpoint import Checkpoint
 from model.correction import Shape, correction_of
 from model.field import DecodedField, Field
 from model.fitting import Effort, Fit, Fitter
 from model.latent import FitSettings, placed
-from model.mesh import Mesh
+from model.mesh import Mesh, deviation_colors, largest_component, simplified
 from model.observation import Observation, RowWeights, UnusableScan, View, observe
 from model.placement import FREEDOM, Placements
 from model.report import CompletionReport, Finished, report_of
@@ -249,9 +248,9 @@ class Completer:
         to_canonical = shape.placements.similarity(0).after(observation.from_scan)
         mesh = replace(mesh, deviation=deviation).moved(to_canonical.inverse())
         if options.components == "largest":
-            mesh = meshes.largest_component(mesh)
+            mesh = largest_component(mesh)
         if options.target_faces is not None:
-            mesh = meshes.simplified(mesh, options.target_faces)
+            mesh = simplified(mesh, options.target_faces)
         return replace(extraction, mesh=_colored(mesh, observation, self.eta(observation), options.color))
 
     def mesh(self, shape: Field, resolution: int, clock: _Clock | None = None) -> Extraction:
@@ -282,7 +281,7 @@ def _observed(
 def _colored(mesh: Mesh, observation: Observation, eta: float, color: str) -> Mesh:
     """The mesh with colours: the scan's where it was observed, or those of its deviation."""
     if color == "uncertainty":
-        return replace(mesh, colors=meshes.deviation_colors(mesh))
+        return replace(mesh, colors=deviation_colors(mesh))
     if color == "none" or observation.colors is None:
         return mesh
     seen = observation.from_scan.inverse().apply(observation.surface)

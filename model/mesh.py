@@ -1,14 +1,34 @@
-"""A triangle mesh as plain arrays, and its way into a GLB file."""
+"""A triangle mesh as plain arrays: what may be done to it, and its way into a file."""
 
 from __future__ import annotations
 
+import json
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
+import fast_simplification
 import numpy as np
 import trimesh
 from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
 
 from model.frame import Similarity
+
+Format = Literal["glb", "ply", "obj", "stl"]
+FORMATS: tuple[Format, ...] = ("glb", "ply", "obj", "stl")
+
+DEVIATION = "_DEVIATION"
+"""GLB vertex attribute of the standard deviation: glTF wants own names to begin with an underscore."""
+
+LARGE_DEVIATION = 0.08
+"""Deviation, as a share of half the mesh's diagonal, from which `deviation_colors` show the last colour."""
+
+_SCALE = np.array([[49, 104, 142], [53, 183, 121], [253, 231, 37], [220, 50, 47]], dtype=float)
+"""Blue, green, yellow, red: sure to unsure. Distinct in lightness too, for who sees no hues."""
 
 
 @dataclass(frozen=True)
@@ -18,17 +38,23 @@ class Mesh:
     vertices: NDArray[np.float32]  # (V, 3)
     faces: NDArray[np.int32]  # (F, 3)
     normals: NDArray[np.float32] | None = None  # (V, 3) unit, outward
-    colors: NDArray[np.uint8] | None = None  # (V, 4) red, green, blue, opacity: sRGB
-    deviation: NDArray[np.float32] | None = None  # (V,) standard deviation along the normal, mesh's unit
+    colors: NDArray[np.uint8] | None = None  # (V, 4) RGBA
+    deviation: NDArray[np.float32] | None = None  # (V,) std of the surface along its normal, mesh's unit
 
     def moved(self, to: Similarity) -> Mesh:
-        """The same mesh in another frame and unit."""
-        return replace(
-            self,
-            vertices=to.apply(self.vertices).astype(np.float32),
-            normals=None if self.normals is None else to.turn(self.normals).astype(np.float32),
-            deviation=None if self.deviation is None else (to.scale * self.deviation).astype(np.float32),
-        )
+        """The same mesh in another frame."""
+        normals = None if self.normals is None else to.turn(self.normals).astype(np.float32)
+        deviation = None if self.deviation is None else (to.scale * self.deviation).astype(np.float32)
+        vertices = to.apply(self.vertices).astype(np.float32)
+        return replace(self, vertices=vertices, normals=normals, deviation=deviation)
+
+    def with_vertices_of(self, source: NDArray[np.int64], faces: NDArray[np.int32]) -> Mesh:
+        """Vertices `source` (V',) of this mesh, with all that they carry, under new faces (F', 3)."""
+
+        def some(part: NDArray[Any] | None) -> NDArray[Any] | None:
+            return None if part is None else part[source]
+
+        return Mesh(self.vertices[source], faces, some(self.normals), some(self.colors), some(self.deviation))
 
 
 def to_trimesh(mesh: Mesh) -> trimesh.Trimesh:
@@ -36,11 +62,166 @@ def to_trimesh(mesh: Mesh) -> trimesh.Trimesh:
     return trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_normals=mesh.normals, process=False)
 
 
-def to_glb(mesh: Mesh) -> bytes:
-    """The mesh as binary glTF 2.0, vertices in the mesh's own frame and unit."""
-    material = trimesh.visual.material.PBRMaterial(
-        baseColorFactor=[0.72, 0.74, 0.78, 1.0], metallicFactor=0.0, roughnessFactor=0.8
-    )
+def largest_component(mesh: Mesh) -> Mesh:
+    """The connected part with the largest area, which stays as closed as it was."""
+    count = len(mesh.vertices)
+    ends = mesh.faces[:, [0, 1, 2]].ravel(), mesh.faces[:, [1, 2, 0]].ravel()
+    links = coo_matrix((np.ones(len(ends[0]), bool), ends), shape=(count, count))
+    _, labels = connected_components(links, directed=False)
+    corners = mesh.vertices[mesh.faces].astype(float)
+    cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    areas = np.bincount(labels[mesh.faces[:, 0]], weights=np.linalg.norm(cross, axis=1))
+    kept = labels == areas.argmax()
+    number = np.cumsum(kept) - 1
+    faces = number[mesh.faces[kept[mesh.faces[:, 0]]]].astype(np.int32)
+    return mesh.with_vertices_of(np.flatnonzero(kept), faces)
+
+
+def simplified(mesh: Mesh, target_faces: int) -> Mesh:
+    """About `target_faces` triangles by quadric edge collapse; as it was where it would not stay closed.
+
+    Garland and Heckbert, 1997. What vertices carry comes from the nearest old one.
+    """
+    if len(mesh.faces) <= target_faces:
+        return mesh
+    vertices, faces = fast_simplification.simplify(mesh.vertices, mesh.faces, target_count=target_faces)
+    used, faces = np.unique(faces, return_inverse=True)
+    vertices, faces = vertices[used].astype(np.float32), faces.reshape(-1, 3).astype(np.int32)
+    if to_trimesh(mesh).is_watertight and not to_trimesh(Mesh(vertices, faces)).is_watertight:
+        return mesh
+    _, nearest = cKDTree(mesh.vertices).query(vertices)
+    return replace(mesh.with_vertices_of(nearest, faces), vertices=vertices)
+
+
+def deviation_colors(mesh: Mesh) -> NDArray[np.uint8]:
+    """RGBA (V, 4) of the deviations: blue (0) over green and yellow to red (`LARGE_DEVIATION` and above)."""
+    if mesh.deviation is None:
+        raise ValueError("the mesh carries no deviation")
+    radius = float(np.linalg.norm(np.ptp(mesh.vertices, axis=0))) / 2
+    share = np.clip(mesh.deviation / max(LARGE_DEVIATION * radius, 1e-12), 0, 1)
+    stops = np.linspace(0, 1, len(_SCALE))
+    rgb = np.stack([np.interp(share, stops, channel) for channel in _SCALE.T], axis=1)
+    return np.column_stack([rgb, np.full(len(rgb), 255)]).astype(np.uint8)
+
+
+def export(
+    mesh: Mesh, format: Format, *, up: NDArray[np.float64] | None = None, draco: bool = False
+) -> bytes:
+    """The bytes of a file; vertex data stay in the mesh's own frame and unit.
+
+    `up` (3, 3) turns the frame's up axis to +y. glTF viewers take +y for up: a GLB gets the turn as the
+    matrix of its root node, so that it stands upright there, and tools that turn +y back to their own up
+    axis have the scan's coordinates again. `draco` compresses a GLB (needs DracoPy). PLY carries
+    normals, colours and deviation, OBJ normals and colours, STL shape alone.
+    Raises ValueError for another format.
+    """
+    if format == "glb":
+        return to_glb(mesh, up=up, draco=draco)
+    if format not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, not {format!r}")
     body = to_trimesh(mesh)
+    if mesh.colors is not None and format != "stl":
+        body.visual = trimesh.visual.ColorVisuals(body, vertex_colors=mesh.colors)
+    if format == "stl":
+        return _bytes(body.export(file_type="stl"))
+    if format == "obj":
+        return _bytes(body.export(file_type="obj", include_normals=mesh.normals is not None))
+    if mesh.deviation is not None:
+        body.vertex_attributes["deviation"] = mesh.deviation
+    return _bytes(body.export(file_type="ply", vertex_normal=mesh.normals is not None))
+
+
+def _bytes(exported: Any) -> bytes:
+    return exported.encode() if isinstance(exported, str) else bytes(exported)
+
+
+def to_glb(mesh: Mesh, *, up: NDArray[np.float64] | None = None, draco: bool = False) -> bytes:
+    """The mesh as binary glTF 2.0; see `export`."""
+    extra = {"extension_draco": True} if draco else {}
+    return _as_glb(_scene([mesh], up), **extra)
+
+
+def _scene(meshes: Sequence[Mesh], up: NDArray[np.float64] | None) -> trimesh.Scene:
+    turn = np.eye(4)
+    if up is not None:
+        turn[:3, :3] = up
+    scene = trimesh.Scene()
+    for number, mesh in enumerate(meshes):
+        scene.add_geometry(
+            _body(mesh), node_name=f"mesh_{number}", geom_name=f"mesh_{number}", transform=turn
+        )
+    return scene
+
+
+def _as_glb(scene: trimesh.Scene, **extra: bool) -> bytes:
+    return _bytes(scene.export(file_type="glb", include_normals=True, **extra))
+
+
+def _body(mesh: Mesh) -> trimesh.Trimesh:
+    body = to_trimesh(mesh)
+    material = trimesh.visual.material.PBRMaterial(
+        baseColorFactor=[0.72, 0.74, 0.78, 1.0] if mesh.colors is None else [1.0, 1.0, 1.0, 1.0],
+        metallicFactor=0.0,
+        roughnessFactor=0.8,
+    )
     body.visual = trimesh.visual.TextureVisuals(material=material)
-    return bytes(trimesh.Scene(body).export(file_type="glb"))
+    if mesh.colors is not None:
+        body.visual.vertex_attributes["color"] = mesh.colors
+    if mesh.deviation is not None:
+        body.vertex_attributes[DEVIATION] = mesh.deviation
+    return body
+
+
+def animated_glb(meshes: Sequence[Mesh], seconds: float = 4.0) -> bytes:
+    """Meshes as one GLB that plays through them once in `seconds`.
+
+    Meshes of different codes share no topology, so morph targets do not fit; instead each node's scale
+    steps from 0 to 1 for its share of the time, which every viewer that plays animations shows.
+    """
+    glb = _as_glb(_scene(meshes, None))
+    length = struct.unpack_from("<I", glb, 12)[0]
+    tree, rest = json.loads(glb[20 : 20 + length]), glb[20 + length + 8 :]
+    times = np.linspace(0, seconds, len(meshes) + 1, dtype=np.float32)
+    binary, inputs = _appended(tree, rest, times, "SCALAR", bounded=True)
+    channels, samplers = [], []
+    nodes = {node.get("name"): index for index, node in enumerate(tree["nodes"])}
+    for number in range(len(meshes)):
+        shown = np.zeros((len(times), 3), np.float32)
+        shown[number] = 1
+        shown[-1] = 1 if number == len(meshes) - 1 else 0
+        binary, outputs = _appended(tree, binary, shown, "VEC3")
+        tree["nodes"][nodes[f"mesh_{number}"]].pop("matrix", None)
+        channels.append({"sampler": number, "target": {"node": nodes[f"mesh_{number}"], "path": "scale"}})
+        samplers.append({"input": inputs, "output": outputs, "interpolation": "STEP"})
+    tree["animations"] = [{"name": "interpolation", "channels": channels, "samplers": samplers}]
+    tree["buffers"][0]["byteLength"] = len(binary)
+    return _glb(tree, binary)
+
+
+def _appended(
+    tree: dict[str, Any], binary: bytes, values: NDArray[np.float32], kind: str, bounded: bool = False
+) -> tuple[bytes, int]:
+    """The binary chunk with further values, and the number of their accessor."""
+    data = values.astype("<f4").tobytes()
+    tree["bufferViews"].append({"buffer": 0, "byteOffset": len(binary), "byteLength": len(data)})
+    accessor: dict[str, Any] = {"bufferView": len(tree["bufferViews"]) - 1, "componentType": 5126}
+    accessor |= {"count": len(values), "type": kind}
+    if bounded:
+        accessor |= {"min": [float(values.min())], "max": [float(values.max())]}
+    tree["accessors"].append(accessor)
+    return binary + data, len(tree["accessors"]) - 1
+
+
+def _glb(tree: dict[str, Any], binary: bytes) -> bytes:
+    text = json.dumps(tree).encode()
+    text += b" " * (-len(text) % 4)
+    binary += b"\0" * (-len(binary) % 4)
+    total = 12 + 8 + len(text) + 8 + len(binary)
+    head = struct.pack("<4sII", b"glTF", 2, total)
+    return (
+        head
+        + struct.pack("<I4s", len(text), b"JSON")
+        + text
+        + struct.pack("<I4s", len(binary), b"BIN\0")
+        + binary
+    )

@@ -141,13 +141,13 @@ def _write(done: Completion, given: argparse.Namespace, scan: Scan, options: Com
     """The mesh, its alternatives as `name-1.glb`, `name-2.glb`, …, and the report."""
     from pydantic_core import to_json
 
-    from worker.tasks import export
+    from model.mesh import export
 
     output = given.output
     output.parent.mkdir(parents=True, exist_ok=True)
     for sample, mesh in enumerate([done.mesh, *done.alternatives]):
         path = output.with_stem(f"{output.stem}-{sample}") if sample else output
-        path.write_bytes(export(mesh, output.suffix[1:]))
+        path.write_bytes(export(mesh, output.suffix[1:], up=done.up))
     if given.report:
         given.report.parent.mkdir(parents=True, exist_ok=True)
         given.report.write_bytes(to_json(done.report.to_dict(), indent=2, inf_nan_mode="null"))

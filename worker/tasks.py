@@ -19,7 +19,7 @@ from app.settings import get_settings
 from app.storage import Storage
 from model.checkpoint import BadCheckpoint, load_checkpoint
 from model.completion import Completer, Completion, CompletionError, Progress
-from model.mesh import Mesh, to_glb, to_trimesh
+from model.mesh import export
 from model.observation import View
 from worker.progress import Cancelled, DeadlinePassed, Reporter
 
@@ -43,7 +43,7 @@ def complete_scan(completion_id: str, options: dict[str, Any]) -> dict[str, Any]
         scan, wanted = storage.load_scan(completion_id), CompletionOptions.model_validate(options)
         completion = run(scan, wanted, reporter, _start(storage, wanted))
         report = completion.report.to_dict()
-        _store(storage, completion_id, completion, report, up_of(scan, wanted))
+        _store(storage, completion_id, completion, report)
         outcome = Outcome(status="succeeded", report=brief(report))
     except Cancelled:
         outcome = Outcome(status="cancelled")
@@ -110,21 +110,13 @@ def _store(
     completion_id: str,
     completion: Completion,
     report: dict[str, Any],
-    up: str | list[float],
 ) -> None:
     """Keep the report, and each mesh in every format: the API converts nothing."""
     storage.save_report(completion_id, report)
     for sample, mesh in enumerate([completion.mesh, *completion.alternatives]):
         for format in MESH_FORMATS:
-            storage.save_mesh(completion_id, export(mesh, format), format, sample)
-
-
-def export(mesh: Mesh, format: MeshFormat) -> bytes:
-    """Until the model has it."""
-    if format == "glb":
-        return to_glb(mesh)
-    made = to_trimesh(mesh).export(file_type=format)
-    return made.encode() if isinstance(made, str) else bytes(made)
+            file = export(mesh, format, up=completion.up)
+            storage.save_mesh(completion_id, file, format, sample)
 
 
 @cache
