@@ -51,7 +51,8 @@ def wendland(r: Tensor) -> Tensor:
 def slope_of_wendland(r: Tensor) -> Tensor:
     """φ'(r) / r."""
     left = (1 - r).clamp_(min=0)
-    return left * left * left * -20
+    cube: Tensor = left * left * left
+    return -20 * cube
 
 
 def kernel(a: Tensor, b: Tensor) -> Tensor:

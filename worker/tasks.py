@@ -13,7 +13,7 @@ from rq import get_current_job
 from rq.timeouts import JobTimeoutException
 
 from app.scans import Scan
-from app.schemas import MESH_FORMATS, CompletionOptions, MeshFormat, Outcome
+from app.schemas import MESH_FORMATS, CompletionOptions, Outcome
 from app.schemas import CompletionError as Failure
 from app.settings import get_settings
 from app.storage import Storage
