@@ -23,11 +23,11 @@ from model.latent import INSIDE, OUTSIDE, SURFACE, Rows
 from model.placement import Placements
 
 REACHES = (0.5, 0.15)
-SHARES = (0.6, 0.4)
+SHARES = (0.7, 0.3)
 """Reaches ρ of the two kernels, canonical units, and their shares of the variance: whole parts that stand
 off, and details."""
 
-NOISE_FLOOR = 0.003
+NOISE_FLOOR = 0.005
 """Least standard deviation of a measured point, canonical units: normals, thinning, the skin."""
 
 EMPTY_NOISE = 0.006
@@ -51,8 +51,8 @@ def wendland(r: Tensor) -> Tensor:
 def slope_of_wendland(r: Tensor) -> Tensor:
     """φ'(r) / r."""
     left = (1 - r).clamp_(min=0)
-    cube: Tensor = left * left * left
-    return -20 * cube
+    slope: Tensor = left * left * left * -20
+    return slope
 
 
 def kernel(a: Tensor, b: Tensor) -> Tensor:

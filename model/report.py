@@ -27,6 +27,12 @@ FAR_SHARE, FAR_SHARE_POOR = 0.05, 0.12
 UNUSUAL_CODE, STRANGE_CODE = 3.0, 5.0
 """Distance of a code to the training codes above which it is unusual, or no longer to be trusted."""
 
+SMALL_PART, TINY_PART = 0.5, 0.3
+"""Radius of the scan in the canonical frame below which little of the shape was seen, or hardly any."""
+
+MISSED_SHARE = 0.2
+"""Share of observed points farther than η from the finished mesh above which it does not show the scan."""
+
 AMBIGUITY = 1.1
 """A runner-up whose objective is within this factor of the winner's fits about as well."""
 
@@ -126,7 +132,9 @@ def report_of(done: Finished) -> CompletionReport:
     near = nearest_shapes(checkpoint, fit.best.code)
     code_distance = float(checkpoint.prior.distance(fit.best.code.unsqueeze(0))[0])
     hypotheses = [_hypothesis(one, fit.best, from_scan) for one in fit.runners_up]
-    grade, verdict = judge(checkpoint.card.get("category", "shape"), far, code_distance, fit.best, hypotheses)
+    grade, verdict = judge(
+        checkpoint.card.get("category", "shape"), far, within, code_distance, fit.best, hypotheses
+    )
     body = to_trimesh(done.mesh)
     deviation = done.mesh.deviation
     return CompletionReport(
@@ -169,27 +177,37 @@ def report_of(done: Finished) -> CompletionReport:
 
 
 def judge(
-    category: str, far: float, code_distance: float, best: Candidate, others: list[Hypothesis]
+    category: str,
+    far: float,
+    within: float,
+    code_distance: float,
+    best: Candidate,
+    others: list[Hypothesis],
 ) -> tuple[str, str]:
-    """Grade (good, fair, poor) and verdict of a fit, in words that say what to do."""
-    poor: list[str] = []
-    fair: list[str] = []
+    """Grade (good, fair, poor) and verdict of a fit, in words that say what to look at."""
+    doubts: list[tuple[bool, str]] = []  # whether it makes the fit poor, and the words
     if far > FAR_SHARE:
-        told = f"{far:.0%} of the observed points are farther than 3η from the fitted shape: "
-        told += f"is this a {category}, alone and whole?"
-        (poor if far > FAR_SHARE_POOR else fair).append(told)
+        told = f"{far:.0%} of the observed points are farther than 3η from the fitted shape"
+        doubts.append((far > FAR_SHARE_POOR, f"{told}: is this a {category}, alone and whole?"))
+    if within < 1 - MISSED_SHARE:
+        told = f"the mesh passes within η of only {within:.0%} of the observed points"
+        doubts.append((True, told))
+    if (part := best.placement.scale) < SMALL_PART:
+        told = f"the scan is taken for a part of {part:.0%} of the radius of the {category}"
+        doubts.append((part < TINY_PART, f"{told}: is this a {category}?"))
     if code_distance > UNUSUAL_CODE:
-        told = "the latent code is unlike those of the training shapes "
-        told += f"(distance {code_distance:.1f}, about 1 is usual)"
-        (poor if code_distance > STRANGE_CODE else fair).append(told)
+        told = "the latent code is unlike those of the training shapes"
+        told = f"{told} (distance {code_distance:.1f}, about 1 is usual)"
+        doubts.append((code_distance > STRANGE_CODE, told))
     rivals = [o for o in others if o.turned > TURNED and o.objective < AMBIGUITY * best.objective]
     if rivals:
-        told = f"turned by {rivals[0].turned:.0f} degrees it fits about as well: see `hypotheses`"
-        fair.append(told)
-    reasons = poor + fair
-    grade = "poor" if poor else "fair" if fair else "good"
-    verdict = "; ".join(reasons) if reasons else "the fitted shape agrees with what was observed"
-    return grade, verdict[0].upper() + verdict[1:] + ("" if verdict.endswith("?") else ".")
+        told = f"turned by {rivals[0].turned:.0f} degrees it fits about as well (see `hypotheses`)"
+        doubts.append((False, told))
+    if not doubts:
+        return "good", "The fitted shape agrees with what was observed."
+    doubts.sort(key=lambda doubt: not doubt[0])
+    verdict = "; ".join(told for _, told in doubts)
+    return ("poor" if doubts[0][0] else "fair"), verdict[0].upper() + verdict[1:]
 
 
 def _hypothesis(one: Candidate, best: Candidate, from_scan: Similarity) -> Hypothesis:
