@@ -6,12 +6,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
+from torch import Tensor
 
 from model.checkpoint import Checkpoint
 from model.codes import NearShape, nearest_shapes
 from model.correction import Shape
+from model.field import DecodedField, Field
 from model.fitting import Candidate, Fit
 from model.frame import Similarity
 from model.latent import KINDS, SURFACE, residuals
@@ -38,6 +41,12 @@ AMBIGUITY = 1.1
 
 TURNED = 20.0
 """Degrees between two placements above which they are told as different."""
+
+FLATTEST = 0.02
+"""Slope of a field below which it says no more of distance."""
+
+COMPARED = 500
+"""Vertices by which two shapes are compared."""
 
 
 @dataclass(frozen=True)
@@ -132,9 +141,10 @@ def report_of(done: Finished) -> CompletionReport:
     near = nearest_shapes(checkpoint, fit.best.code)
     code_distance = float(checkpoint.prior.distance(fit.best.code.unsqueeze(0))[0])
     hypotheses = [_hypothesis(one, fit.best, from_scan) for one in fit.runners_up]
-    grade, verdict = judge(
-        checkpoint.card.get("category", "shape"), far, within, code_distance, fit.best, hypotheses
-    )
+    category = checkpoint.card.get("category", "shape")
+    pairs = zip(hypotheses, fit.runners_up, strict=True)
+    others = [hypothesis for hypothesis, one in pairs if _lies_elsewhere(done, one)]
+    grade, verdict = judge(category, far, within, code_distance, fit.best, others)
     body = to_trimesh(done.mesh)
     deviation = done.mesh.deviation
     return CompletionReport(
@@ -184,7 +194,10 @@ def judge(
     best: Candidate,
     others: list[Hypothesis],
 ) -> tuple[str, str]:
-    """Grade (good, fair, poor) and verdict of a fit, in words that say what to look at."""
+    """Grade (good, fair, poor) and verdict of a fit, in words that say what to look at.
+
+    `others` are hypotheses whose surface lies elsewhere: of a round stool every turn is as good.
+    """
     doubts: list[tuple[bool, str]] = []  # whether it makes the fit poor, and the words
     if far > FAR_SHARE:
         told = f"{far:.0%} of the observed points are farther than 3η from the fitted shape"
@@ -207,7 +220,8 @@ def judge(
         return "good", "The fitted shape agrees with what was observed."
     doubts.sort(key=lambda doubt: not doubt[0])
     verdict = "; ".join(told for _, told in doubts)
-    return ("poor" if doubts[0][0] else "fair"), verdict[0].upper() + verdict[1:]
+    verdict = verdict[0].upper() + verdict[1:] + ("" if verdict.endswith("?") else ".")
+    return ("poor" if doubts[0][0] else "fair"), verdict
 
 
 def _hypothesis(one: Candidate, best: Candidate, from_scan: Similarity) -> Hypothesis:
@@ -215,6 +229,17 @@ def _hypothesis(one: Candidate, best: Candidate, from_scan: Similarity) -> Hypot
     turned = np.degrees(np.arccos(np.clip((np.trace(between) - 1) / 2, -1, 1)))
     matrix = one.placement.after(from_scan).matrix().tolist()
     return Hypothesis(matrix, one.objective, one.residual / from_scan.scale, float(turned))
+
+
+def _lies_elsewhere(done: Finished, one: Candidate) -> bool:
+    """Whether a hypothesis' surface is another than the winner's: farther from it than η on average."""
+    best, decoder = done.fit.best, done.checkpoint.decoder
+    to_canonical = best.placement.after(done.observation.from_scan)
+    vertices = to_canonical.apply(done.mesh.vertices[:: max(1, len(done.mesh.vertices) // COMPARED)])
+    there = one.placement.after(best.placement.inverse()).apply(vertices)
+    field = DecodedField(decoder, one.code, done.checkpoint.lipschitz)
+    points = torch.from_numpy(there).float().to(field.device)
+    return float(_distance_to_shape(field, points, done.checkpoint.skin).mean()) > done.eta
 
 
 def _placement_deviation(posterior: Posterior, scale: float) -> dict[str, float]:
@@ -249,8 +274,19 @@ def _statistics(done: Finished, scale: float) -> dict[str, ResidualStatistics]:
 def _far_from_code(done: Finished) -> float:
     """Share of observed points farther than 3η from the shape of the code alone."""
     points = done.shape.points[done.shape.rows.kind[0] == SURFACE]
-    off = (done.shape.decoded.distance(points) + done.checkpoint.skin).abs()
+    off = _distance_to_shape(done.shape.decoded, points, done.checkpoint.skin)
     return float((off > 3 * done.eta).float().mean())
+
+
+def _distance_to_shape(field: Field, points: Tensor, skin: float) -> Tensor:
+    """Distances (N,) of (N, 3) points to the surface, to first order.
+
+    The field alone says too little: it stops growing at the clamping distance, and that of a strange code
+    is flat everywhere.
+    """
+    value, gradient = field.distance_and_gradient(points)
+    distance: Tensor = (value + skin).abs() / gradient.norm(dim=1).clamp(min=FLATTEST)
+    return distance
 
 
 def _seen_beside_mesh(done: Finished, eta: float) -> tuple[float, float]:
