@@ -31,7 +31,7 @@ from torch import Tensor
 
 from model.checkpoint import load_checkpoint, read_card, write_card
 from model.codes import decode, encode_rows, nearest_codes
-from model.completion import Completer, CompletionError
+from model.completion import Completer, CompletionError, MeshOptions
 from model.fitting import Fit, Starts
 from model.frame import Normalization, Similarity, normalization_of
 from model.latent import Adam, CodePrior, Rows, rows_of_samples
@@ -41,6 +41,7 @@ from model.observation import Observation, observe
 from model.observation import View as SensorView
 from model.placement import Placements
 from model.starts import StartShapes
+from model.training.calibration import coverage, draw_reliability
 from model.training.report import Row, in_rows, save_sheet, write_report
 from model.training.samples import read_samples, sample_path
 from model.training.sources import Shape, read_shapes
@@ -75,6 +76,7 @@ class Measured:
     view: int
     method: str
     comparison: Comparison
+    coverage: tuple[float, ...] = ()  # of a completion by ours: `calibration.coverage`
 
 
 @cache
@@ -105,17 +107,19 @@ def measure(task: Task, folder: Path, data: Path, device: str, quick: bool) -> l
         view = one_view(true, normalization, task.view)
         methods = completion_methods(completer, view, normalization)
     return [
-        Measured(task.section, task.shape.id, task.view, name, _compared(method, true))
+        Measured(task.section, task.shape.id, task.view, name, *_compared(method, true))
         for name, method in methods.items()
         if not (quick and name == "Adam recipe")
     ]
 
 
-def _compared(method: Callable[[], Mesh], true: trimesh.Trimesh) -> Comparison:
+def _compared(method: Callable[[], Mesh], true: trimesh.Trimesh) -> tuple[Comparison, tuple[float, ...]]:
     try:
-        return compare(to_trimesh(method()), true)
+        mesh = method()
     except CompletionError:
-        return FAILED
+        return FAILED, ()
+    covered = () if mesh.deviation is None else tuple(coverage(mesh, true))
+    return compare(to_trimesh(mesh), true), covered
 
 
 def _decoded(completer: Completer, code: Tensor) -> Mesh:
@@ -170,8 +174,8 @@ def completion_methods(
 
     def of_fit(fit: Fit, refine: bool = False) -> Mesh:
         shape = completer.shape(fit.best.code, fit.problem.placements, observation, refine)
-        to_canonical = fit.best.placement.after(observation.from_scan)
-        return completer.mesh(shape.field, RESOLUTION).mesh.moved(to_ball.after(to_canonical.inverse()))
+        made = completer.finish(shape, completer.posterior(fit), observation, MeshOptions(RESOLUTION))
+        return made.mesh.moved(to_ball)
 
     return {
         "ours": lambda: of_fit(completer.fit(observation, POSE), refine=True),
@@ -322,12 +326,27 @@ def _view_cells(completer: Completer, data: Path, shape: Shape) -> Row:
     return [(shape.id, normalization.apply(view.points)), ("completed", completed), ("true", true)]
 
 
+def reliability(measured: list[Measured], file: Path) -> tuple[str, Path]:
+    """The reliability plot of the completions by ours, and its caption with the figures."""
+    covered = [
+        m.coverage for m in measured if m.section == "completion" and m.method == "ours" and m.coverage
+    ]
+    draw_reliability(covered, file)
+    one, two = np.mean(covered, axis=0)[[1, 3]]
+    caption = f"Of the true surface {one:.0%} lies within one standard deviation of the completed mesh and "
+    caption += (
+        f"{two:.0%} within two (a Gaussian promises 68 % and 95 %), mean of {len(covered)} completions."
+    )
+    return caption, file
+
+
 def rows_as_json(measured: list[Measured]) -> list[dict[str, Any]]:
     """One plain record a measurement, in a stable order."""
     ordered = sorted(measured, key=lambda one: (one.section, one.shape, one.view, METHODS.index(one.method)))
     return [
         {"section": one.section, "shape": one.shape, "view": one.view, "method": one.method}
         | one.comparison.to_dict()
+        | ({"within_1_std": one.coverage[1], "within_2_std": one.coverage[3]} if one.coverage else {})
         for one in ordered
     ]
 
@@ -363,6 +382,7 @@ def main() -> int:
         write_card(options.folder, {**read_card(options.folder), "evaluation": figures})
         shapes = [shape for shape in read_shapes(options.folder) if shape.split in ("train", "test")]
         pictures = draw_pictures(options.folder, options.data, shapes, options.device)
+        pictures["Uncertainty"] = reliability(measured, options.folder / "report" / "reliability.png")
         write_report(options.folder, rows_as_json(measured), figures, pictures)
     print(f"evaluate: {figures['completion']['ours']['chamfer_median']:.3f} median Chamfer distance x10^3")
     return 0

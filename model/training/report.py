@@ -75,7 +75,8 @@ def _shapes_table(records: list[Record]) -> str:
 
 def _write_records(file: Path, records: list[Record]) -> None:
     with file.open("w", newline="") as out:
-        writer = csv.DictWriter(out, fieldnames=list(records[0]), lineterminator="\n")
+        names = dict.fromkeys(name for record in records for name in record)
+        writer = csv.DictWriter(out, fieldnames=list(names), lineterminator="\n")
         writer.writeheader()
         for record in records:
             writer.writerow({k: round(v, 5) if isinstance(v, float) else v for k, v in record.items()})
