@@ -106,7 +106,7 @@ def _complete(given: argparse.Namespace, options: CompletionOptions) -> None:
     for words in scan.warnings:
         print(words, file=sys.stderr)
     done = _run(scan, options, _code(given.start) if given.start else None)
-    _write(done, given, scan, options)
+    _write(done, given)
 
 
 def _code(report: Path) -> list[float]:
@@ -137,7 +137,7 @@ def _run(scan: Scan, options: CompletionOptions, start: list[float] | None) -> C
         return run(scan, options, show, start)
 
 
-def _write(done: Completion, given: argparse.Namespace, scan: Scan, options: CompletionOptions) -> None:
+def _write(done: Completion, given: argparse.Namespace) -> None:
     """The mesh, its alternatives as `name-1.glb`, `name-2.glb`, …, and the report."""
     from pydantic_core import to_json
 

@@ -105,12 +105,7 @@ def brief(report: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in report.items() if name not in LONG}
 
 
-def _store(
-    storage: Storage,
-    completion_id: str,
-    completion: Completion,
-    report: dict[str, Any],
-) -> None:
+def _store(storage: Storage, completion_id: str, completion: Completion, report: dict[str, Any]) -> None:
     """Keep the report, and each mesh in every format: the API converts nothing."""
     storage.save_report(completion_id, report)
     for sample, mesh in enumerate([completion.mesh, *completion.alternatives]):

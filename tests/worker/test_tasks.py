@@ -23,7 +23,7 @@ from app.schemas import MESH_FORMATS, Completion, CompletionOptions
 from app.settings import Settings, get_settings
 from app.storage import Storage
 from model.completion import Completer
-from model.mesh import Mesh
+from model.mesh import FORMATS, Mesh
 from model.observation import View
 from model.report import CompletionReport
 from worker import tasks
@@ -81,7 +81,10 @@ class Stub:
         meshes = [Mesh((1 + number) * corners, faces) for number in range(1 + self.alternatives)]
         report = {"faces": 4, "code": [0.25, -0.5], "placement_covariance": [[1.0]], "residual": 0.5}
         return SimpleNamespace(
-            mesh=meshes[0], alternatives=meshes[1:], report=SimpleNamespace(to_dict=lambda: report)
+            mesh=meshes[0],
+            alternatives=meshes[1:],
+            report=SimpleNamespace(to_dict=lambda: report),
+            up=np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]),
         )
 
 
@@ -188,6 +191,21 @@ def test_alternatives_are_stored_beside_the_mesh(work, stub, settings):
             mesh = trimesh.load(BytesIO(data), file_type=format, force="mesh")
             np.testing.assert_allclose(mesh.extents, [1 + sample] * 3, rtol=1e-6)
     assert not storage.mesh_path(completion.id, "glb", 3).exists()
+
+
+def test_the_formats_of_the_api_are_those_of_the_model():
+    assert MESH_FORMATS == FORMATS
+
+
+def test_a_glb_stands_upright_by_its_node_and_the_others_are_in_the_scans_frame(work, stub, settings):
+    completion = work(sphere())
+    path = Storage(settings.data_dir).mesh_path
+    scene = trimesh.load(path(completion.id, "glb"))
+    (shape,) = scene.geometry.values()
+    turn, _ = scene.graph[scene.graph.nodes_geometry[0]]
+    np.testing.assert_allclose(turn[:3, :3] @ [0, 0, 1], [0, 1, 0], atol=1e-6)  # the stub's scan is z-up
+    for mesh in (shape, *(trimesh.load(path(completion.id, name)) for name in ("ply", "obj", "stl"))):
+        np.testing.assert_allclose(mesh.bounds, [[0, 0, 0], [1, 1, 1]], atol=1e-6)
 
 
 def test_the_code_to_start_from_is_that_of_the_stored_report(work, stub):
