@@ -115,7 +115,8 @@ class Completion(BaseModel):
     status: Status
     options: CompletionOptions
     phase: str | None = Field(
-        default=None, description="What a running completion does: read, observe, fit, refine or mesh."
+        default=None,
+        description="What a running completion does: read, observe, fit, refine, mesh or export.",
     )
     step: int = 0
     steps: int = 0

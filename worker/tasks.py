@@ -43,7 +43,8 @@ def complete_scan(completion_id: str, options: dict[str, Any]) -> dict[str, Any]
         scan, wanted = storage.load_scan(completion_id), CompletionOptions.model_validate(options)
         completion = run(scan, wanted, reporter, _start(storage, wanted))
         report = completion.report.to_dict()
-        _store(storage, completion_id, completion, report)
+        _store(storage, completion_id, completion, reporter)
+        storage.save_report(completion_id, report)
         outcome = Outcome(status="succeeded", report=brief(report))
     except Cancelled:
         outcome = Outcome(status="cancelled")
@@ -105,13 +106,15 @@ def brief(report: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in report.items() if name not in LONG}
 
 
-def _store(storage: Storage, completion_id: str, completion: Completion, report: dict[str, Any]) -> None:
-    """Keep the report, and each mesh in every format: the API converts nothing."""
-    storage.save_report(completion_id, report)
-    for sample, mesh in enumerate([completion.mesh, *completion.alternatives]):
-        for format in MESH_FORMATS:
-            file = export(mesh, format, up=completion.up)
-            storage.save_mesh(completion_id, file, format, sample)
+def _store(storage: Storage, completion_id: str, completion: Completion, reporter: Reporter) -> None:
+    """Keep each mesh in every format, so that the API converts nothing."""
+    meshes = [completion.mesh, *completion.alternatives]
+    files = [(sample, format) for sample in range(len(meshes)) for format in MESH_FORMATS]
+    for step, (sample, format) in enumerate(files):
+        # A million faces take seconds in some formats: between them one can still cancel.
+        reporter.tell("export", step, len(files), residual=completion.report.residual, share=1.0)
+        file = export(meshes[sample], format, up=completion.up)
+        storage.save_mesh(completion_id, file, format, sample)
 
 
 @cache

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import re
 import signal
+import time
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 import trimesh
 from processes import ROOT
 
-from app.queue import CompletionQueue, connect
+from app.queue import CompletionQueue, cancel_key, connect
 from app.scans import Scan, ScanView
 from app.schemas import MESH_FORMATS, Completion, CompletionOptions
 from app.settings import Settings, get_settings
@@ -83,7 +84,7 @@ class Stub:
         return SimpleNamespace(
             mesh=meshes[0],
             alternatives=meshes[1:],
-            report=SimpleNamespace(to_dict=lambda: report),
+            report=SimpleNamespace(to_dict=lambda: report, residual=0.5),
             up=np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]]),
         )
 
@@ -206,6 +207,17 @@ def test_a_glb_stands_upright_by_its_node_and_the_others_are_in_the_scans_frame(
     np.testing.assert_allclose(turn[:3, :3] @ [0, 0, 1], [0, 1, 0], atol=1e-6)  # the stub's scan is z-up
     for mesh in (shape, *(trimesh.load(path(completion.id, name)) for name in ("ply", "obj", "stl"))):
         np.testing.assert_allclose(mesh.bounds, [[0, 0, 0], [1, 1, 1]], atol=1e-6)
+
+
+def test_a_completion_can_be_cancelled_while_its_files_are_written(work, stub, settings, monkeypatch):
+    def slow(mesh, format, up):
+        connect(settings, 1).set(cancel_key(f"{0:032x}"), 1)
+        time.sleep(0.25)  # longer than the interval at which the worker looks
+        return b""
+
+    monkeypatch.setattr(tasks, "export", slow)
+    completion = work(sphere(), samples=1)
+    assert (completion.status, completion.phase) == ("cancelled", "export")
 
 
 def test_the_code_to_start_from_is_that_of_the_stored_report(work, stub):
