@@ -4,53 +4,36 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 import trimesh
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
-from shapes import SignedDistance, ball_points, box, gradient, sphere, surface_points
+from seen import EYE, about_y, half_seen, moved
+from shapes import TINY_SOLIDS, SignedDistance, box, gradient, sphere, surface_points, torus
+from torch import Tensor
 
-from model.checkpoint import load_checkpoint
-from model.completion import Completer, Completion, CompletionError, Progress
-from model.frame import UP_AXES, upright
-from model.mesh import to_trimesh
+from model.checkpoint import Checkpoint
+from model.completion import UNSEEN_COLOR, Completer, Completion, CompletionError, Progress
+from model.decoder import Decoder
+from model.field import Field
+from model.frame import UP_AXES, Similarity, upright
+from model.mesh import deviation_colors, to_trimesh
+from model.observation import View, observe
 
 SCALE, PLACE = 200.0, np.array([10.0, 500.0, 3.0])
+TO_SCAN = Similarity(SCALE, np.eye(3), PLACE)
 SOLIDS = {"sphere": sphere(0.7), "box": box(0.42, 0.55, 0.5)}
-
-
-@dataclass(frozen=True)
-class HalfSeen:
-    """What a sensor in front of and above a solid measured, in canonical units."""
-
-    points: np.ndarray
-    viewpoint: np.ndarray
-    background: np.ndarray
-
-
-@functools.cache
-def half_seen(solid: SignedDistance, count: int = 3000, seed: int = 0) -> HalfSeen:
-    """The part of a convex solid that the sensor sees, and the rays that pass it."""
-    rng = np.random.default_rng(seed)
-    eye = np.array([0.6, 0.9, 2.6])
-    points = surface_points(solid, count, rng)
-    points = points[np.einsum("ij,ij->i", gradient(solid, points), eye - points) > 0]
-    rays = ball_points(400, rng) * 1.3 - eye
-    rays /= np.linalg.norm(rays, axis=1, keepdims=True)
-    along = np.linspace(1, 4.5, 300)[:, None, None]
-    nearest = np.min([solid(eye + step * rays) for step in along], axis=0)
-    return HalfSeen(points, eye, rays[nearest > 0.02])
+TORUS = torus(0.6, 0.15)  # nothing that the tiny model has ever seen
 
 
 @pytest.fixture(scope="module")
-def completer(tiny_checkpoint: Path) -> Completer:
+def completer(tiny: Checkpoint) -> Completer:
     """The tiny model's."""
-    return Completer(load_checkpoint(tiny_checkpoint, "cpu"))
+    return Completer(tiny)
 
 
 @functools.cache
@@ -59,19 +42,18 @@ def usual(completer: Completer, name: str) -> Completion:
     return complete(completer, half_seen(SOLIDS[name]))
 
 
-def complete(completer: Completer, seen: HalfSeen, **options: object) -> Completion:
+def complete(completer: Completer, seen: View, **options: object) -> Completion:
     """Complete a scan that is 200 times as large and far off."""
-    return completer.complete(
-        seen.points * SCALE + PLACE,
-        viewpoint=seen.viewpoint * SCALE + PLACE,
-        background=seen.background,
-        **{"resolution": 64, **options},
-    )
+    return completer.complete(moved(seen, TO_SCAN), **{"resolution": 64, **options})
+
+
+def in_solid_frame(vertices: np.ndarray) -> np.ndarray:
+    return TO_SCAN.inverse().apply(vertices.astype(float))
 
 
 def misfit(completion: Completion, solid: SignedDistance) -> np.ndarray:
     """Distances of the vertices to the true solid, canonical units."""
-    return np.abs(solid((completion.mesh.vertices.astype(float) - PLACE) / SCALE))
+    return np.abs(solid(in_solid_frame(completion.mesh.vertices)))
 
 
 @pytest.mark.parametrize("name", SOLIDS)
@@ -101,20 +83,21 @@ def test_the_mesh_is_closed_and_turned_outward_in_the_scans_frame(name: str, com
 
 def test_points_alone_are_enough_for_a_whole_scan(completer: Completer) -> None:
     points = surface_points(SOLIDS["sphere"], 1500, np.random.default_rng(0))
-    completion = completer.complete(points * SCALE + PLACE, resolution=64)
+    completion = completer.complete(View(points * SCALE + PLACE), resolution=64)
     assert misfit(completion, SOLIDS["sphere"]).mean() < 0.03
 
 
 def test_normals_of_the_file_take_the_place_of_a_viewpoint(completer: Completer) -> None:
     points = half_seen(SOLIDS["box"]).points
     normals = gradient(SOLIDS["box"], points)
-    completion = completer.complete(points * SCALE + PLACE, normals=normals, resolution=64)
+    completion = completer.complete(View(points * SCALE + PLACE, normals), resolution=64)
     error = misfit(completion, SOLIDS["box"])
     assert error.mean() < 0.1
 
 
 def assert_same_surface(one: np.ndarray, other: np.ndarray, size: float, tolerance: float = 0.01) -> None:
     """Vertices of one mesh lie near those of the other, measured in shares of the scan's size."""
+    one, other = one.astype(float), other.astype(float)
     to_one, to_other = (cKDTree(a).query(b)[0] for a, b in ((one, other), (other, one)))
     assert max(np.quantile(to_one, 0.99), np.quantile(to_other, 0.99)) < (tolerance + 0.03) * size
     assert np.allclose(one.mean(axis=0), other.mean(axis=0), atol=tolerance * size)
@@ -124,10 +107,7 @@ def assert_same_surface(one: np.ndarray, other: np.ndarray, size: float, toleran
 @pytest.fixture(scope="module")
 def plain(completer: Completer) -> Completion:
     """The completion of a half-seen box where it is."""
-    seen = half_seen(SOLIDS["box"])
-    return completer.complete(
-        seen.points, viewpoint=seen.viewpoint, background=seen.background, resolution=48
-    )
+    return completer.complete(half_seen(SOLIDS["box"]), resolution=48)
 
 
 @pytest.mark.parametrize(
@@ -136,42 +116,67 @@ def plain(completer: Completer) -> Completion:
 def test_a_scaled_and_moved_scan_is_completed_to_a_scaled_and_moved_mesh(
     scale: float, move: list[float], completer: Completer, plain: Completion
 ) -> None:
-    seen = half_seen(SOLIDS["box"])
-    other = completer.complete(
-        scale * seen.points + move,
-        viewpoint=scale * seen.viewpoint + move,
-        background=seen.background,
-        resolution=48,
-    )
-    assert_same_surface(scale * plain.mesh.vertices.astype(float) + move, other.mesh.vertices, scale)
+    away = Similarity(scale, np.eye(3), np.array(move, dtype=float))
+    other = completer.complete(moved(half_seen(SOLIDS["box"]), away), resolution=48)
+    assert_same_surface(away.apply(plain.mesh.vertices), other.mesh.vertices, scale)
     # The report's figures in the scan's unit scale along; those in radii of the scan do not.
     assert np.isclose(other.report.residual, plain.report.residual, rtol=0.1)
     assert np.isclose(
         other.report.residual_in_scan_unit, scale * plain.report.residual_in_scan_unit, rtol=0.1
     )
+    assert np.isclose(np.median(other.mesh.deviation), scale * np.median(plain.mesh.deviation), rtol=0.1)
 
 
 @pytest.mark.parametrize("up", UP_AXES)
 def test_another_up_axis_is_a_turned_scan(up: str, completer: Completer, plain: Completion) -> None:
-    turn, seen = upright(up).T, half_seen(SOLIDS["box"])
+    turn = Similarity(1.0, upright(up).T, np.zeros(3))
+    seen = moved(half_seen(SOLIDS["box"]), turn)
+    turned = completer.complete(seen, up=up, resolution=48)
+    assert_same_surface(turn.apply(plain.mesh.vertices), turned.mesh.vertices, 1.0)
+    assert np.allclose(turned.up, upright(up))
+
+
+def test_up_may_be_any_direction(completer: Completer, plain: Completion) -> None:
+    turn = Similarity(1.0, Rotation.from_rotvec([0.5, 0.2, -0.9]).as_matrix(), np.zeros(3))
     turned = completer.complete(
-        seen.points @ turn.T,
-        viewpoint=turn @ seen.viewpoint,
-        background=seen.background @ turn.T,
-        up=up,
-        resolution=48,
+        moved(half_seen(SOLIDS["box"]), turn), up=(7 * turn.rotation[:, 1]).tolist(), resolution=48
     )
-    assert_same_surface(plain.mesh.vertices @ turn.T, turned.mesh.vertices, 1.0)
+    assert_same_surface(turn.apply(plain.mesh.vertices), turned.mesh.vertices, 1.0, tolerance=0.02)
+    # Viewers turn it upright by `up`.
+    assert np.allclose(turned.up @ turn.rotation[:, 1], [0, 1, 0])
 
 
 def test_a_wrong_up_axis_is_no_equivalent(completer: Completer) -> None:
     """The check of the check above: a flat box lies otherwise when its up axis is another."""
-    flat = half_seen(box(0.5, 0.3, 0.5))
-    turn = Rotation.from_euler("x", 90, degrees=True).as_matrix()
-    right = completer.complete(flat.points, viewpoint=flat.viewpoint, resolution=48)
-    wrong = completer.complete(flat.points @ turn.T, viewpoint=turn @ flat.viewpoint, resolution=48)
+    flat = replace(half_seen(box(0.5, 0.3, 0.5)), background=None)
+    turn = Similarity(1.0, Rotation.from_euler("x", 90, degrees=True).as_matrix(), np.zeros(3))
+    right, wrong = (completer.complete(one, resolution=48) for one in (flat, moved(flat, turn)))
     with pytest.raises(AssertionError):
-        assert_same_surface(right.mesh.vertices @ turn.T, wrong.mesh.vertices, 1.0)
+        assert_same_surface(turn.apply(right.mesh.vertices), wrong.mesh.vertices, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("pose", "turn"),
+    [
+        ("upright", about_y(66.0)),
+        ("upright", about_y(-130.0)),
+        ("free", Rotation.from_rotvec([0.9, -1.4, 0.7]).as_matrix()),
+    ],
+)
+def test_a_turned_scan_is_completed_to_a_turned_mesh(
+    pose: str, turn: np.ndarray, completer: Completer, plain: Completion
+) -> None:
+    away = Similarity(3.0, turn, np.array([1.0, -2.0, 5.0]))
+    turned = completer.complete(moved(half_seen(SOLIDS["box"]), away), pose=pose, resolution=48)
+    assert turned.report.pose == pose
+    assert_same_surface(away.apply(plain.mesh.vertices), turned.mesh.vertices, 3.0, tolerance=0.02)
+
+
+def test_a_canonical_pose_takes_the_scans_axes_for_the_models(completer: Completer) -> None:
+    completion = complete(completer, half_seen(SOLIDS["box"]), pose="canonical")
+    way = np.array(completion.report.scan_to_canonical)
+    assert np.allclose(way[:3, :3] / np.cbrt(np.linalg.det(way[:3, :3])), np.eye(3), atol=1e-6)
+    assert misfit(completion, SOLIDS["box"]).mean() < 0.03
 
 
 def test_scan_to_canonical_leads_to_the_models_own_frame(completer: Completer) -> None:
@@ -194,10 +199,178 @@ def test_a_finer_grid_gives_more_triangles_of_the_same_surface(completer: Comple
     assert np.allclose(*(np.ptp(c.mesh.vertices, axis=0) for c in (coarse, fine)), atol=0.02 * SCALE)
 
 
+# Several views, the floor
+
+
+BACK = (-0.7, 0.8, -2.5)
+
+
+def test_two_views_complete_one_object(completer: Completer) -> None:
+    views = [half_seen(SOLIDS["box"], eye) for eye in (EYE, BACK)]
+    both = completer.complete([moved(view, TO_SCAN) for view in views], resolution=64)
+    assert misfit(both, SOLIDS["box"]).mean() < 0.01
+    assert to_trimesh(both.mesh).is_watertight
+    backwards = completer.complete([moved(view, TO_SCAN) for view in views[::-1]], resolution=64)
+    assert_same_surface(both.mesh.vertices, backwards.mesh.vertices, SCALE, tolerance=0.03)
+
+
+def test_what_stands_on_a_floor_is_completed_without_it(completer: Completer) -> None:
+    seen, rng = half_seen(SOLIDS["box"]), np.random.default_rng(0)
+    floor = np.column_stack([rng.uniform(-2, 2, 6000), np.full(6000, -0.55), rng.uniform(-2, 2, 6000)])
+    floor = floor[(np.abs(floor[:, [0, 2]]) > [0.42, 0.5]).any(axis=1)]
+    scan = View(np.concatenate([seen.points, floor]), viewpoint=seen.viewpoint)
+    completion = complete(completer, scan, remove_plane=True)
+    assert misfit(completion, SOLIDS["box"]).mean() < 0.03
+    assert completion.report.points_removed["plane and surroundings"] >= len(floor)
+
+
+# Faithful where observed, honest elsewhere
+
+
+def test_refining_draws_the_mesh_onto_the_points_and_keeps_it_closed(completer: Completer) -> None:
+    """Of a shape that no code expresses; what nobody saw stays the code's."""
+    seen = half_seen(TORUS)
+    rough, refined = (complete(completer, seen, refine=refine) for refine in (False, True))
+    distances = [cKDTree(one.mesh.vertices).query(TO_SCAN.apply(seen.points))[0] for one in (rough, refined)]
+    assert np.quantile(distances[1], 0.9) < 0.03 * SCALE < np.quantile(distances[0], 0.9)
+    assert to_trimesh(refined.mesh).is_watertight and to_trimesh(refined.mesh).is_winding_consistent
+    assert refined.report.refined and not rough.report.refined
+    assert refined.report.seconds["refine"] < 0.5 * sum(refined.report.seconds.values())
+
+
+def test_the_side_that_nobody_saw_is_less_sure(completer: Completer) -> None:
+    completion = usual(completer, "box")
+    vertices = in_solid_frame(completion.mesh.vertices)
+    facing = ((np.array(EYE) - vertices) * gradient(SOLIDS["box"], vertices)).sum(axis=1) > 0
+    deviation = completion.mesh.deviation
+    assert deviation is not None and (deviation > 0).all() and np.isfinite(deviation).all()
+    assert np.median(deviation[facing]) < 0.6 * np.median(deviation[~facing])
+
+
+def test_most_of_the_true_surface_lies_within_two_deviations(completer: Completer) -> None:
+    """Of solids that the model can express: the default calibration is not too sure of itself."""
+    for name, solid in SOLIDS.items():
+        completion = usual(completer, name)
+        off = misfit(completion, solid) * SCALE
+        assert (off < 2 * completion.mesh.deviation).mean() > 0.8, name
+
+
+def test_alternatives_are_as_many_closed_meshes_that_agree_with_the_scan(completer: Completer) -> None:
+    seen = half_seen(SOLIDS["box"])
+    completion = complete(completer, seen, samples=3, resolution=40, seed=1)
+    assert len(completion.alternatives) == 3
+    points = TO_SCAN.apply(seen.points)
+    for mesh in completion.alternatives:
+        assert to_trimesh(mesh).is_watertight
+        assert mesh.deviation is not None and mesh.normals is not None
+        # Vertices are up to a cell apart.
+        assert np.median(cKDTree(mesh.vertices).query(points)[0]) < 0.05 * SCALE
+    spread = [
+        cKDTree(completion.mesh.vertices).query(mesh.vertices)[0].max() for mesh in completion.alternatives
+    ]
+    assert min(spread) > 0.005 * SCALE
+    assert complete(completer, seen, resolution=40, seed=1).alternatives == []
+
+
+def test_a_completion_may_start_from_the_code_of_another(completer: Completer) -> None:
+    seen = half_seen(SOLIDS["box"])
+    first = usual(completer, "box").report
+    again = complete(completer, seen, start=first.code).report
+    assert again.objective <= 1.02 * first.objective
+
+
+# Colours, parts and size
+
+
+def painted(seen: View) -> View:
+    """Each point's colour is its place."""
+    return replace(seen, colors=color_of(seen.points).astype(np.uint8))
+
+
+def color_of(points: np.ndarray) -> np.ndarray:
+    return np.round(127 + 100 * points)
+
+
+def test_the_seen_part_has_the_colours_of_the_scan_and_the_rest_is_grey(completer: Completer) -> None:
+    seen = painted(half_seen(SOLIDS["box"]))
+    completion, used = complete(completer, seen), observe(seen)
+    mesh = completion.mesh
+    assert mesh.colors is not None and mesh.colors.shape == (len(mesh.vertices), 4)
+    assert (mesh.colors[:, 3] == 255).all()
+    vertices = in_solid_frame(mesh.vertices)
+    # Where a sensor looks along a surface its points are not used, and have no colour to give.
+    surface = used.from_scan.inverse().apply(used.surface)
+    distance, nearest = cKDTree(surface).query(vertices)
+    rgb, eta = mesh.colors[:, :3].astype(float), completion.report.eta / SCALE
+    near, far = distance < eta, distance > 5 * eta
+    assert near.sum() > 300 and far.sum() > 300
+    off = np.abs(rgb - color_of(surface[nearest]))
+    assert off[near].max() <= 100 * 3 * eta
+    assert (rgb[far] == UNSEEN_COLOR).all()
+
+
+def test_colours_may_show_the_deviation_or_nothing(completer: Completer) -> None:
+    seen = painted(half_seen(SOLIDS["sphere"]))
+    unsure, none = (complete(completer, seen, color=color).mesh for color in ("uncertainty", "none"))
+    assert none.colors is None
+    assert np.array_equal(unsure.colors, deviation_colors(replace(unsure, colors=None)))
+    assert len(np.unique(unsure.colors, axis=0)) > 10
+    assert usual(completer, "box").mesh.colors is None
+
+
+def test_a_mesh_may_be_simplified_to_so_many_faces(completer: Completer) -> None:
+    seen = half_seen(SOLIDS["sphere"])
+    full, few = usual(completer, "sphere"), complete(completer, seen, target_faces=600)
+    assert full.report.faces > 5000
+    assert 500 <= few.report.faces == len(few.mesh.faces) <= 700
+    assert few.report.watertight
+    assert misfit(few, SOLIDS["sphere"]).mean() < 0.03
+    for part in (few.mesh.normals, few.mesh.deviation):
+        assert part is not None and len(part) == len(few.mesh.vertices)
+
+
+def test_the_largest_part_may_be_kept_alone(completer: Completer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a field with a crumb beside the solid."""
+    make = Completer.shape
+
+    def with_crumb(*arguments: object, **options: object) -> object:
+        shape = make(*arguments, **options)
+        return replace(shape, decoded=_Crumbed(shape.decoded), correction=None)
+
+    monkeypatch.setattr(Completer, "shape", with_crumb)
+    seen = half_seen(TINY_SOLIDS["box_0.35_0.35"])
+    everything, largest = (complete(completer, seen, components=kept) for kept in ("all", "largest"))
+    assert to_trimesh(everything.mesh).body_count == 2
+    assert to_trimesh(largest.mesh).body_count == 1
+    assert 0.9 * everything.report.faces < largest.report.faces < everything.report.faces
+
+
+class _Crumbed:
+    """A field, and a small ball near the edge of the unit ball."""
+
+    def __init__(self, field: Field) -> None:
+        self.field, self.device, self.lipschitz = field, field.device, field.lipschitz
+        self.centre = torch.tensor([0.0, 0.85, 0.0])
+
+    def distance(self, points: Tensor) -> Tensor:
+        return self.field.distance(points).minimum((points - self.centre).norm(dim=1) - 0.08)
+
+    def distance_and_gradient(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        value, gradient = self.field.distance_and_gradient(points)
+        away = points - self.centre
+        crumb = away.norm(dim=1) - 0.08
+        outward = torch.nn.functional.normalize(away, dim=1)
+        return value.minimum(crumb), torch.where((crumb < value)[:, None], outward, gradient)
+
+
+# The published recipe, progress, errors
+
+
 def test_the_published_recipe_takes_its_800_steps_to_a_closed_mesh(completer: Completer) -> None:
     """How near it comes is not asked: it neither places the scan nor leaves a start that is far off."""
     told: list[Progress] = []
-    completion = complete(completer, half_seen(SOLIDS["box"], 300), solver="adam", on_step=told.append)
+    seen = half_seen(SOLIDS["box"], count=300)
+    completion = complete(completer, seen, solver="adam", refine=False, on_step=told.append)
     assert (completion.report.solver, completion.report.steps) == ("adam", 800)
     assert to_trimesh(completion.mesh).is_watertight
     assert misfit(completion, SOLIDS["box"]).max() < 0.5
@@ -218,10 +391,10 @@ def assert_goes_forward(told: list[Progress]) -> None:
     assert min(fractions) >= 0 and fractions[-1] == 1
     assert (np.diff(fractions) >= 0).all()
     phases = list(dict.fromkeys(step.phase for step in told))
-    assert phases == ["observe", "fit", "mesh"]
+    assert phases == ["observe", "fit", "refine", "mesh"]
 
 
-@pytest.mark.parametrize("phase", ["observe", "fit", "mesh"])
+@pytest.mark.parametrize("phase", ["observe", "fit", "refine", "mesh"])
 def test_what_on_step_raises_comes_out_as_it_is(phase: str, completer: Completer) -> None:
     class Stop(Exception):
         pass
@@ -237,34 +410,47 @@ def test_what_on_step_raises_comes_out_as_it_is(phase: str, completer: Completer
     assert raised.value is stop
 
 
+WHOLE = surface_points(SOLIDS["sphere"], 400, np.random.default_rng(0))
+
+
 @pytest.mark.parametrize(
     ("points", "options", "code"),
     [
         (np.zeros((10, 3)), {}, "unusable_scan"),
         (np.ones((1000, 3)), {}, "unusable_scan"),
         (np.full((1000, 3), np.nan), {}, "unusable_scan"),
-        (half_seen(SOLIDS["sphere"]).points, {"solver": "newton"}, "unknown_solver"),
+        (WHOLE, {"remove_plane": True}, "unusable_scan"),
+        (WHOLE, {"solver": "newton"}, "invalid_option"),
+        (WHOLE, {"pose": "sideways"}, "invalid_option"),
+        (WHOLE, {"up": "up"}, "invalid_option"),
+        (WHOLE, {"up": [0, 0, 0]}, "invalid_option"),
+        (WHOLE, {"start": [0.0, 1.0]}, "invalid_option"),
+        (WHOLE, {"start": [np.nan] * 4}, "invalid_option"),
     ],
-    ids=["too few", "coincident", "not a number", "unknown solver"],
 )
 def test_an_expected_ending_has_its_code_and_says_why(
     points: np.ndarray, options: dict, code: str, completer: Completer
 ) -> None:
     with pytest.raises(CompletionError) as raised:
-        completer.complete(points, **options)
+        completer.complete(View(points), **options)
     assert raised.value.code == code
     assert len(raised.value.detail) > 20 and str(raised.value) == raised.value.detail
 
 
-def test_the_report_is_json_and_counts_the_mesh(completer: Completer) -> None:
-    completion = usual(completer, "box")
-    report = completion.report
-    assert json.loads(json.dumps(report.to_dict(), allow_nan=False)) == report.to_dict()
-    assert (report.vertices, report.faces) == (len(completion.mesh.vertices), len(completion.mesh.faces))
-    assert report.model == "tiny"
-    assert report.nearest_shape in completer.checkpoint.shapes
-    assert set(report.seconds) == {"observe", "fit", "mesh"}
-    assert min(report.seconds.values()) >= 0
+def test_an_empty_shape_is_an_expected_ending_too(completer: Completer) -> None:
+    outside = Outside(completer.checkpoint.decoder.spec).eval().requires_grad_(False)
+    outside.load_state_dict(completer.checkpoint.decoder.state_dict())
+    nothing = Completer(replace(completer.checkpoint, decoder=outside))
+    with pytest.raises(CompletionError) as raised:
+        nothing.complete(View(WHOLE), resolution=32, refine=False)
+    assert raised.value.code == "no_surface" and "another model" in raised.value.detail
+
+
+class Outside(Decoder):
+    """A decoder that is outside everywhere."""
+
+    def evaluate(self, constants: list[Tensor], points: Tensor) -> Tensor:
+        return super().evaluate(constants, points).abs() + 0.01
 
 
 def test_the_residual_is_the_misfit_to_what_was_seen(completer: Completer) -> None:
@@ -279,6 +465,10 @@ def test_the_residual_is_the_misfit_to_what_was_seen(completer: Completer) -> No
 def test_options_are_keywords_with_defaults() -> None:
     """So that the service can pass its validated options on as they are."""
     parameters = inspect.signature(Completer.complete).parameters
-    options = {name for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
-    assert options == {"up", "solver", "resolution", "seed", "on_step"}
-    assert all(parameters[name].default is not inspect.Parameter.empty for name in options)
+    positional = [name for name, one in parameters.items() if one.kind is not one.KEYWORD_ONLY]
+    assert positional == ["self", "views"]
+    assert all(
+        one.default is not inspect.Parameter.empty
+        for one in parameters.values()
+        if one.kind is one.KEYWORD_ONLY
+    )
