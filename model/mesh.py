@@ -93,6 +93,20 @@ def simplified(mesh: Mesh, target_faces: int) -> Mesh:
     return replace(mesh.with_vertices_of(nearest, faces), vertices=vertices)
 
 
+def distances_to(mesh: Mesh, points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Distances (N,) of (N, 3) points to the surface, and their nearest vertices (N,).
+
+    From the plane of the nearest vertex: beside a vertex there is surface up to about an edge's length away.
+    """
+    assert mesh.normals is not None
+    _, nearest = cKDTree(mesh.vertices).query(points)
+    apart = points - mesh.vertices[nearest]
+    height = np.abs((apart * mesh.normals[nearest]).sum(axis=1))
+    edge = np.linalg.norm(mesh.vertices[mesh.faces[:, 0]] - mesh.vertices[mesh.faces[:, 1]], axis=1).mean()
+    aside = np.sqrt(np.maximum((apart**2).sum(axis=1) - height**2, 0))
+    return np.hypot(height, np.maximum(aside - edge, 0)), nearest
+
+
 def deviation_colors(mesh: Mesh) -> NDArray[np.uint8]:
     """RGBA (V, 4) of the deviations: blue (0) over green and yellow to red (`LARGE_DEVIATION` and above)."""
     if mesh.deviation is None:

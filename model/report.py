@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from model.checkpoint import Checkpoint
@@ -18,7 +17,7 @@ from model.field import DecodedField, Field
 from model.fitting import Candidate, Fit
 from model.frame import Similarity
 from model.latent import KINDS, SURFACE, residuals
-from model.mesh import Mesh, to_trimesh
+from model.mesh import Mesh, distances_to, to_trimesh
 from model.observation import Observation
 from model.uncertainty import Posterior
 
@@ -291,14 +290,6 @@ def _distance_to_shape(field: Field, points: Tensor, skin: float) -> Tensor:
 
 def _seen_beside_mesh(done: Finished, eta: float) -> tuple[float, float]:
     """Share of observed points within η of the mesh, and their root mean squared distance; scan's unit."""
-    mesh = done.mesh
-    assert mesh.normals is not None
     seen = done.observation.from_scan.inverse().apply(done.observation.surface)
-    _, nearest = cKDTree(mesh.vertices).query(seen)
-    apart = seen - mesh.vertices[nearest]
-    height = np.abs((apart * mesh.normals[nearest]).sum(axis=1))
-    # Beside its nearest vertex a point still has surface below it, up to about an edge's length away.
-    edge = np.linalg.norm(mesh.vertices[mesh.faces[:, 0]] - mesh.vertices[mesh.faces[:, 1]], axis=1).mean()
-    aside = np.sqrt(np.maximum((apart**2).sum(axis=1) - height**2, 0))
-    distance = np.hypot(height, np.maximum(aside - edge, 0))
+    distance, _ = distances_to(done.mesh, seen)
     return float((distance < eta).mean()), float(np.sqrt((distance**2).mean()))

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import trimesh
-from scipy.spatial import cKDTree
 
-from model.mesh import Mesh
+from model.mesh import Mesh, distances_to
 from model.metrics import sample_surface
 
 LEVELS = (0.5, 1.0, 1.5, 2.0, 3.0)
@@ -25,12 +24,12 @@ POINTS = 3000
 def coverage(mesh: Mesh, true: trimesh.Trimesh) -> list[float]:
     """Share of the true surface within each of `LEVELS` deviations of the mesh, both in one frame.
 
-    The distance is that to the nearest vertex and the deviation is that vertex's: whatever the mesh lacks
-    counts as missed, though the deviation speaks only of how far the mesh may be off along its normal.
+    The deviation is that of the nearest vertex: whatever the mesh lacks counts as missed, though the
+    deviation speaks only of how far the mesh may be off along its normal.
     """
     assert mesh.deviation is not None
     points, _ = sample_surface(true, POINTS, seed=3)
-    distance, nearest = cKDTree(mesh.vertices).query(points)
+    distance, nearest = distances_to(mesh, points)
     return [float((distance <= level * mesh.deviation[nearest]).mean()) for level in LEVELS]
 
 
