@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import graphlib
 import importlib.util
+import re
 import subprocess
 import sys
 import tomllib
@@ -69,6 +70,36 @@ def test_importing_a_room_leaves_the_others_out(  # app.main: see tests/app/test
     statement: str, absent: set[str]
 ) -> None:
     assert not absent & loaded_by(statement)
+
+
+def document() -> str:
+    return (ROOT / "docs" / "architecture.md").read_text()
+
+
+def test_the_document_has_every_module_in_its_tables() -> None:
+    """Packages are described as one; `app.scans` names its modules in its row."""
+    packages = {name for name in modules() if is_package(name)}
+    rows = set(re.findall(r"^\| `([\w.]+)` \|", document(), re.MULTILINE))
+    scans = {f"app.scans.{word}" for word in re.findall(r"`(\w+)` \(", row_of("app.scans"))}
+    assert rows & set(modules()) - packages | scans == set(modules()) - packages
+
+
+def is_package(name: str) -> bool:
+    return (ROOT.joinpath(*name.split("."), "__init__.py")).exists()
+
+
+def row_of(module: str) -> str:
+    return next(line for line in document().splitlines() if line.startswith(f"| `{module}` |"))
+
+
+@pytest.mark.parametrize("package", ["app", "model"])
+def test_the_document_shows_the_layers_as_the_contracts_have_them(package: str) -> None:
+    shown = re.search(rf"^- `{package}`: ((?:.+\n)+?)(?=\n|- )", document(), re.MULTILINE)
+    assert shown is not None
+    layers = [layer.split("|") for layer in re.sub(r"[`\s]", "", shown[1]).split("›")]
+    stated = contract(f"rooms of the {package}")["layers"]
+    kept = [layer.replace(f"{package}.", "").split(" | ") for layer in stated]
+    assert layers == kept
 
 
 def contract(word: str) -> dict[str, list[str]]:

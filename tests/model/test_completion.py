@@ -349,7 +349,8 @@ class _Crumbed:
     """A field, and a small ball near the edge of the unit ball."""
 
     def __init__(self, field: Field) -> None:
-        self.field, self.device, self.lipschitz = field, field.device, field.lipschitz
+        self.field, self.device = field, field.device
+        self.lipschitz = self.bend = field.lipschitz
         self.centre = torch.tensor([0.0, 0.85, 0.0])
 
     def distance(self, points: Tensor) -> Tensor:

@@ -41,6 +41,7 @@ class TorchField:
 
     evaluate: Callable[[Tensor], Tensor]
     lipschitz: float = 1.0
+    bend: float = 1.0
     device: torch.device = CPU
 
     def distance(self, points: Tensor) -> Tensor:
