@@ -161,8 +161,10 @@ class Completer:
         fit = self.fit(observation, pose, solver, seed, start, clock)
         posterior = self.posterior(fit)
         ends = [(fit.best.code, fit.problem.placements), *posterior.draws(samples, seed)]
-        shapes = [self.shape(code, placement, observation, refine, seed) for code, placement in ends]
-        clock.report("refine", 1, 1, fit.best.residual)
+        shapes = []
+        for done, (code, placement) in enumerate(ends, start=1):
+            shapes.append(self.shape(code, placement, observation, refine, seed))
+            clock.report("refine", done, len(ends), fit.best.residual)
         made = [self.finish(shape, posterior, observation, options, clock) for shape in shapes]
         clock.report("mesh", 1, 1, fit.best.residual)
         report = report_of(
