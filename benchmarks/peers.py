@@ -47,7 +47,6 @@ from benchmarks.held_out import (
     thousandfold_chamfer,
     work_through,
 )
-from model.field import DecodedField
 from model.frame import BALL_RADIUS
 from model.mesh import Mesh, to_trimesh
 from model.metrics import Comparison, compare
@@ -127,9 +126,8 @@ def nearest_training_shape(setup: Setup, scan: Scan, pose: str) -> Mesh | None:
     checkpoint = completer.checkpoint
     observation = observe(scan.view)
     best = placed_only(completer, observation, checkpoint.starts, pose).best
-    field = DecodedField(checkpoint.decoder, best.code, checkpoint.lipschitz)
     try:
-        mesh = extract_surface(field, setup.resolution, checkpoint.skin).mesh
+        mesh = extract_surface(checkpoint.field(best.code), setup.resolution, checkpoint.skin).mesh
     except NoSurface:
         return None
     return mesh.moved(best.placement.after(observation.from_scan).inverse())

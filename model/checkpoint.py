@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.decoder import Decoder, DecoderSpec, without_weight_norm
+from model.field import DecodedField
 from model.latent import CodePrior
 from model.starts import StartShapes, grids_of
 
@@ -60,11 +61,20 @@ class Checkpoint:
 
     @property
     def lipschitz(self) -> float:
-        """L with |f(a) − f(b)| ≤ L · |a − b| for every code the prior finds likely, as estimated in training.
+        """L: how steep the fields of likely codes are, as `model.training.lipschitz` estimated.
 
         A card that says none was made before it was estimated: it gets a cautious value.
         """
         return float(self.card.get("lipschitz", UNKNOWN_LIPSCHITZ))
+
+    @property
+    def bend(self) -> float:
+        """B: how sharply the fields of likely codes bend; L if the card does not say."""
+        return float(self.card.get("bend", self.lipschitz))
+
+    def field(self, code: Tensor) -> DecodedField:
+        """The field of an (L,) code."""
+        return DecodedField(self.decoder, code, self.lipschitz, self.bend)
 
     @property
     def calibration(self) -> dict[str, float]:

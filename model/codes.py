@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.checkpoint import Checkpoint
-from model.field import DecodedField
 from model.latent import FitSettings, LevenbergMarquardt, Problems, Rows, rows_of_samples
 from model.mesh import Mesh
 from model.surface import extract_surface
@@ -72,8 +71,7 @@ def nearest_codes(checkpoint: Checkpoint, rows: Rows) -> Tensor:
 
 def decode(checkpoint: Checkpoint, code: Tensor, resolution: int = 128) -> Mesh:
     """The closed mesh of an (L,) code in the canonical frame. Raises NoSurface."""
-    field = DecodedField(checkpoint.decoder, code, checkpoint.lipschitz)
-    return extract_surface(field, resolution, checkpoint.skin).mesh
+    return extract_surface(checkpoint.field(code), resolution, checkpoint.skin).mesh
 
 
 def between(first: Tensor, last: Tensor, count: int) -> Tensor:

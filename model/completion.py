@@ -15,7 +15,7 @@ from torch import Tensor
 
 from model.checkpoint import Checkpoint
 from model.correction import Shape, correction_of
-from model.field import DecodedField, Field
+from model.field import Field
 from model.fitting import Effort, Fit, Fitter
 from model.latent import FitSettings, placed
 from model.mesh import Mesh, deviation_colors, largest_component, simplified
@@ -226,7 +226,7 @@ class Completer:
         seed: int = 0,
     ) -> Shape:
         """The shape of an (L,) code at one placement; with `refine` it passes through what was observed."""
-        decoded = DecodedField(self.checkpoint.decoder, code, self.checkpoint.lipschitz)
+        decoded = self.checkpoint.field(code)
         rows = self.fitter.rows(observation, CORRECTION_ROWS, seed + 7)
         points = placed(rows, placements)[0]
         noise = observation.noise * float(placements.scale)

@@ -127,6 +127,11 @@ class CorrectedField:
         return self.base.lipschitz + self.correction.lipschitz
 
     @property
+    def bend(self) -> float:
+        """g bends less than it is steep."""
+        return self.base.bend + self.correction.lipschitz
+
+    @property
     def device(self) -> torch.device:
         """The base's."""
         return self.base.device

@@ -26,6 +26,10 @@ class Field(Protocol):
     def lipschitz(self) -> float:
         """L with |f(a) − f(b)| ≤ L · |a − b|: how steep the field may be. A true distance has 1."""
 
+    @property
+    def bend(self) -> float:
+        """B with |f(p) − (f(p + d) + f(p − d)) / 2| ≤ B · |d|: how sharply it may bend. Never more than L."""
+
     def distance(self, points: Tensor) -> Tensor:
         """Signed distances (N,) of (N, 3) points."""
 
@@ -36,9 +40,10 @@ class Field(Protocol):
 class DecodedField:
     """f(z, ·) of one code, its part of the network computed once."""
 
-    def __init__(self, decoder: Decoder, code: Tensor, lipschitz: float) -> None:
-        """`code` is (L,); `lipschitz` comes from the checkpoint's card."""
+    def __init__(self, decoder: Decoder, code: Tensor, lipschitz: float, bend: float | None = None) -> None:
+        """`code` is (L,); `lipschitz` and `bend` come from the checkpoint's card."""
         self.decoder, self.code, self.lipschitz = decoder, code, lipschitz
+        self.bend = lipschitz if bend is None else bend
         self._constants = [constant.unsqueeze(1) for constant in decoder.fold(code.unsqueeze(0))]
 
     @property

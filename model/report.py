@@ -13,7 +13,7 @@ from torch import Tensor
 from model.checkpoint import Checkpoint
 from model.codes import NearShape, nearest_shapes
 from model.correction import Shape
-from model.field import DecodedField, Field
+from model.field import Field
 from model.fitting import Candidate, Fit
 from model.frame import Similarity
 from model.latent import KINDS, SURFACE, residuals
@@ -232,11 +232,11 @@ def _hypothesis(one: Candidate, best: Candidate, from_scan: Similarity) -> Hypot
 
 def _lies_elsewhere(done: Finished, one: Candidate) -> bool:
     """Whether a hypothesis' surface is another than the winner's: farther from it than η on average."""
-    best, decoder = done.fit.best, done.checkpoint.decoder
+    best = done.fit.best
     to_canonical = best.placement.after(done.observation.from_scan)
     vertices = to_canonical.apply(done.mesh.vertices[:: max(1, len(done.mesh.vertices) // COMPARED)])
     there = one.placement.after(best.placement.inverse()).apply(vertices)
-    field = DecodedField(decoder, one.code, done.checkpoint.lipschitz)
+    field = done.checkpoint.field(one.code)
     points = torch.from_numpy(there).float().to(field.device)
     return float(_distance_to_shape(field, points, done.checkpoint.skin).mean()) > done.eta
 

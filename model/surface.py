@@ -1,18 +1,27 @@
-"""The zero level set of a decoded field as a closed mesh, evaluated coarse to fine.
+"""The zero level set of a field as a closed mesh, evaluated coarse to fine and slab by slab.
 
-A cell whose centre is farther from the surface than its own half diagonal cannot hold any of it. So
-the field is evaluated at cell centres of a coarse grid, and cells that may hold the surface are split
-in eight. From the last centres most corners of the final grid have a certain sign; the others are
-evaluated, and then those of every cell whose corners differ in sign, until all of these are exact:
-what marching cubes sees is what a dense grid would have shown it. Where the field says nothing of
-distance (beyond the clamping distance it was trained with) it is still larger than that distance,
-and the coarsest half diagonal is kept below it.
+The corners of a coarse grid are evaluated, then its spacing is halved until the resolution is reached. A
+new corner p lies in the middle of pairs of known ones, a and b, each of them d away. How steep the field is
+(its Lipschitz constant L) and how sharply it bends (B) bound it there: where f(a) and f(b) have one sign,
+
+    |f(p)| ≥ max(|f(a)|, |f(b)|) − L d     and     |f(p)| ≥ |f(a) + f(b)| / 2 − B d.
+
+If either is above zero, p has that sign too, and the bound stands for its value: what follows from it in turn
+is a bound as well. Otherwise p is evaluated. On the last grid all corners of cells with both signs are
+evaluated, so that marching cubes sees there what a dense grid would have shown it. If one of them turns out
+to have another sign than it was given, the field is steeper than it says, and all is done again with twice
+its constants.
+
+Slabs follow each other along the first axis, and each grid keeps but the last plane of the slab before: the
+memory needed grows with the square of the resolution, not with its cube.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations, product
 
 import numpy as np
 import torch
@@ -29,12 +38,22 @@ OnChunk = Callable[[], None]
 HALF_WIDTH = 1.04
 """The grid spans [-HALF_WIDTH, HALF_WIDTH]³: the unit ball and a margin for the closed border."""
 
-COARSEST_CELLS = 32
-COARSE_SLACK = 1.7
-SLACK = 1.1
-"""How much steeper than a true distance field the decoder may be where a cell is left out: generous where
-cells are few and a lost one would be a lost piece, tight at the last level, which corrects itself."""
+FEWEST_CELLS = 12
+"""The coarsest grid has at least as many cells along an edge, where the resolution allows, and less than
+twice as many."""
 
+THRIFT = 1.0
+"""A corner of a grid that will be halved again is evaluated if its bound is below this many of its cells:
+many more will be bounded by it. No sign depends on this, only the number of evaluations."""
+
+CERTAIN = 1e-3
+"""The share of a cell by which a bound must exceed zero, and be more than rounding."""
+
+NEAREST, FARTHEST = 1e-3, 8.0
+"""Cells to which |f| is clipped for marching cubes: a zero would make triangles without area, and a vertex
+on the border of a slab is known by the edge that it lies on."""
+
+SLAB_VALUES = 4_000_000
 CHUNK = 16_384
 
 
@@ -45,165 +64,25 @@ class NoSurface(Exception):
     """The field has no zero crossing inside the grid."""
 
 
+class _SteeperThanSaid(Exception):
+    """A corner has another sign than follows from the field's constants."""
+
+
+@dataclass(frozen=True)
+class ZeroLevel:
+    """Where a field is zero, as a closed triangle mesh, and how often the field was evaluated for it."""
+
+    vertices: NDArray[np.float32]  # (V, 3) canonical frame
+    faces: NDArray[np.int32]  # (F, 3) counter-clockwise from outside
+    evaluations: int
+
+
 @dataclass(frozen=True)
 class Extraction:
     """A mesh in the canonical frame and what it cost."""
 
     mesh: Mesh
     evaluations: int
-
-
-@torch.no_grad()
-def _evaluate(field: Field, points: NDArray[np.float32], on_chunk: OnChunk) -> NDArray[np.float32]:
-    values = []
-    for chunk in torch.from_numpy(points).split(CHUNK):
-        on_chunk()
-        values.append(field.distance(chunk.to(field.device)).cpu())
-    return torch.cat(values).numpy()
-
-
-def _centre_levels(resolution: int) -> list[int]:
-    """Cells along an edge at which centres are evaluated, coarsest first, up to half the resolution."""
-    levels = [resolution // 2] if resolution % 2 == 0 else []
-    while levels and levels[0] % 2 == 0 and levels[0] // 2 >= COARSEST_CELLS:
-        levels.insert(0, levels[0] // 2)
-    return levels if levels and levels[0] >= COARSEST_CELLS else []
-
-
-def _rounded(resolution: int) -> int:
-    """The resolution, raised where it does not halve down to a coarse grid."""
-    return resolution if resolution < 2 * COARSEST_CELLS else -(-resolution // 8) * 8
-
-
-def _cell_size(cells: int) -> float:
-    return 2 * HALF_WIDTH / cells
-
-
-def _centres(indices: NDArray[np.int64], cells: int) -> NDArray[np.float32]:
-    return ((indices + 0.5) * _cell_size(cells) - HALF_WIDTH).astype(np.float32)
-
-
-_CORNERS = np.stack(np.meshgrid([0, 1], [0, 1], [0, 1], indexing="ij"), axis=-1).reshape(8, 3)
-
-
-def dense_volume(
-    field: Field, resolution: int, on_chunk: OnChunk = _nothing
-) -> tuple[NDArray[np.float32], int]:
-    """The field at all (resolution+1)³ corners: the reference of `sparse_volume`."""
-    corners = np.indices((resolution + 1,) * 3).reshape(3, -1).T
-    points = (corners * _cell_size(resolution) - HALF_WIDTH).astype(np.float32)
-    values = _evaluate(field, points, on_chunk)
-    return values.reshape((resolution + 1,) * 3), len(points)
-
-
-def sparse_volume(
-    field: Field, resolution: int, on_chunk: OnChunk = _nothing
-) -> tuple[NDArray[np.float32], int]:
-    """The field at (resolution+1)³ corners, exact at the corners of every cell that the surface crosses.
-
-    Elsewhere a corner has the value of a nearby cell centre of the same sign. Returns the volume and how
-    often the field was evaluated.
-    """
-    levels = _centre_levels(resolution)
-    if not levels:
-        return dense_volume(field, resolution, on_chunk)
-    centres, evaluated, evaluations = _centre_volume(field, levels, on_chunk)
-    volume = _corners_of(centres)
-    exact = np.zeros(volume.shape, dtype=bool)
-    exact[tuple(2 * evaluated.T + 1)] = True
-    wanted = (np.abs(volume) <= SLACK * _reach(resolution)) & ~exact
-    while wanted.any():
-        corners = np.argwhere(wanted)
-        points = (corners * _cell_size(resolution) - HALF_WIDTH).astype(np.float32)
-        volume[wanted] = _evaluate(field, points, on_chunk)
-        evaluations += len(points)
-        exact |= wanted
-        wanted = _crossed(volume < 0) & ~exact
-    return volume, evaluations
-
-
-def _centre_volume(
-    field: Field, levels: list[int], on_chunk: OnChunk
-) -> tuple[NDArray[np.float32], NDArray[np.int64], int]:
-    """The field at the centres of the last level's cells, or of a larger cell where that is far enough.
-
-    Returns the volume, the (N, 3) cells of the last level that were evaluated, and the evaluations.
-    """
-    indices = np.indices((levels[0],) * 3).reshape(3, -1).T
-    volume = values = np.empty((levels[0],) * 3, dtype=np.float32)
-    evaluations = 0
-    for cells in levels:
-        if cells != levels[0]:
-            near = np.abs(values) <= COARSE_SLACK * _cell_size(cells // 2) * np.sqrt(3) / 2
-            indices = (2 * indices[near][:, None, :] + _CORNERS).reshape(-1, 3)
-            volume = volume.repeat(2, axis=0).repeat(2, axis=1).repeat(2, axis=2)
-        values = _evaluate(field, _centres(indices, cells), on_chunk)
-        evaluations += len(values)
-        volume[tuple(indices.T)] = values
-    return volume, indices, evaluations
-
-
-def _corners_of(centres: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Corner values (2n+1)³ from n³ cell centres: of the cells around a corner, the value farthest from zero.
-
-    Every second corner along each axis is a centre itself.
-    """
-    for axis in range(3):
-        values = np.moveaxis(centres, axis, 0)
-        padded = np.pad(values, ((1, 1), (0, 0), (0, 0)), mode="edge")
-        low, high = padded[:-1], padded[1:]
-        corners = np.empty((2 * len(values) + 1, *values.shape[1:]), values.dtype)
-        corners[1::2] = values
-        corners[::2] = np.where(np.abs(low) > np.abs(high), low, high)
-        centres = np.moveaxis(corners, 0, axis)
-    return np.ascontiguousarray(centres)
-
-
-def _reach(resolution: int) -> NDArray[np.float32]:
-    """How far each corner lies from the centre that its value comes from."""
-    even = (np.arange(resolution + 1) % 2 == 0).astype(np.float32)
-    steps = even[:, None, None] + even[:, None] + even
-    return np.asarray(np.sqrt(steps) * _cell_size(resolution), dtype=np.float32)
-
-
-def _crossed(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The corners of cells whose corners differ in sign."""
-    some, every = inside, inside
-    for axis in range(3):
-        low, high = _halves(axis)
-        some, every = some[low] | some[high], every[low] & every[high]
-    mixed = some & ~every
-    for axis in range(3):
-        after, before = [(0, 0)] * 3, [(0, 0)] * 3
-        after[axis], before[axis] = (0, 1), (1, 0)
-        mixed = np.pad(mixed, after) | np.pad(mixed, before)
-    return np.asarray(mixed)
-
-
-def _halves(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """All but the last and all but the first along an axis."""
-    low, high = [slice(None)] * 3, [slice(None)] * 3
-    low[axis], high[axis] = slice(None, -1), slice(1, None)
-    return tuple(low), tuple(high)
-
-
-def triangulate(volume: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Vertices (V, 3) in the canonical frame and faces (F, 3) of the zero level of a corner volume.
-
-    The border is made outside, so that the mesh is closed whatever the field does there.
-    Raises NoSurface if nothing crosses zero.
-    """
-    cell = _cell_size(volume.shape[0] - 1)
-    volume = np.where(volume == 0, np.float32(1e-9), volume)  # an exact zero makes degenerate triangles
-    for axis in range(3):
-        for border in (0, -1):
-            face: list[slice | int] = [slice(None)] * 3
-            face[axis] = border
-            volume[tuple(face)] = np.maximum(volume[tuple(face)], cell)
-    if not volume.min() < 0:  # nor where the field is not a number
-        raise NoSurface("the field is positive everywhere: nothing to mesh")
-    vertices, faces, _, _ = marching_cubes(volume, level=0.0, gradient_direction="descent")
-    return (vertices * cell - HALF_WIDTH).astype(np.float32), faces.astype(np.int32)
 
 
 def extract_surface(
@@ -214,16 +93,298 @@ def extract_surface(
     dense: bool = False,
     on_chunk: OnChunk = _nothing,
 ) -> Extraction:
-    """The closed zero level set of a field on a grid of at least `resolution` cells an edge.
+    """The closed zero level set of a field on a grid of at least `resolution` cells an edge, with normals.
 
     `skin` is the τ by which the field's shapes are thickened: vertices go back by it where the part is
     thick enough. Raises NoSurface.
     """
-    sample = dense_volume if dense else sparse_volume
-    volume, evaluations = sample(field, _rounded(resolution), on_chunk)
-    vertices, faces = triangulate(volume)
-    vertices, normals = _without_skin(field, vertices, skin, on_chunk)
-    return Extraction(Mesh(vertices, faces, normals), evaluations + 2 * len(vertices))
+    level = zero_level(field, resolution, dense=dense, on_chunk=on_chunk)
+    vertices, normals = _without_skin(field, level.vertices, skin, on_chunk)
+    evaluations = level.evaluations + (2 if skin > 0 else 1) * len(vertices)
+    return Extraction(Mesh(vertices, level.faces, normals), evaluations)
+
+
+def zero_level(
+    field: Field, resolution: int, *, dense: bool = False, on_chunk: OnChunk = _nothing
+) -> ZeroLevel:
+    """Where the field is zero, on a grid of at least `resolution` cells an edge; `dense` evaluates all of it.
+
+    The mesh is closed at the border of the grid, whatever the field does there. Raises NoSurface.
+    """
+    sampler = _Sampler(field, on_chunk)
+    base, halvings = _grids(resolution)
+    if dense:
+        base, halvings = base << halvings, 0
+    while True:
+        try:
+            vertices, faces = _stitched(_slabs(sampler, base, halvings))
+            return ZeroLevel(vertices, faces, sampler.evaluations)
+        except _SteeperThanSaid:
+            sampler.steepening *= 2
+
+
+def _grids(resolution: int) -> tuple[int, int]:
+    """Cells along an edge of the coarsest grid, and how often they are halved."""
+    halvings = 0
+    while resolution >> halvings >= 2 * FEWEST_CELLS:
+        halvings += 1
+    return -(-resolution >> halvings), halvings
+
+
+@dataclass
+class _Sampler:
+    """Evaluates a field in chunks and counts; knows what its constants say."""
+
+    field: Field
+    on_chunk: OnChunk
+    steepening: float = 1.0
+    evaluations: int = 0
+
+    @torch.no_grad()
+    def distance(self, points: Tensor) -> Tensor:
+        """The field (N,) at (N, 3) canonical points."""
+        self.evaluations += len(points)
+        values = [points.new_empty(0)]
+        for chunk in points.split(CHUNK):
+            self.on_chunk()
+            values.append(self.field.distance(chunk))
+        return torch.cat(values)
+
+    def bend(self, distance: float) -> float:
+        """How far f may be from the mean of its values at opposite points that are `distance` away."""
+        return self.steepening * self.field.bend * distance
+
+    def bound(self, a: Tensor, b: Tensor, distance: float) -> Tensor:
+        """Least |f| in the middle of corners that are `distance` away; 0 where they differ in sign."""
+        mean = (a + b).abs() / 2 - self.bend(distance)
+        larger = torch.maximum(a.abs(), b.abs()) - self.steepening * self.field.lipschitz * distance
+        return torch.maximum(mean, larger) * (a.sign() == b.sign())
+
+
+@dataclass
+class _Slab:
+    """Corner values of neighbouring planes of a grid with N cells along an edge."""
+
+    values: Tensor  # (X, N + 1, N + 1): f, or a bound of it with the same sign
+    exact: Tensor  # (X, N + 1, N + 1): whether it is f
+    start: int  # index of the first plane
+
+    @property
+    def cell(self) -> float:
+        """Length of a cell's edge."""
+        return 2 * HALF_WIDTH / (self.values.shape[1] - 1)
+
+    def last_plane(self) -> _Slab:
+        """What the next slab begins with."""
+        return _Slab(self.values[-1:].clone(), self.exact[-1:].clone(), self.start + self.values.shape[0] - 1)
+
+    def points(self, corners: Tensor) -> Tensor:
+        """Where the (N, 3) corners of this slab lie, canonical frame."""
+        first = torch.tensor([self.start, 0, 0], device=corners.device)
+        return ((corners + first).double() * self.cell - HALF_WIDTH).float()
+
+
+def _slabs(sampler: _Sampler, base: int, halvings: int) -> Iterator[_Slab]:
+    """The finest grid, slab by slab; each begins with the last plane of the one before."""
+    finest = base << halvings
+    thickness = max(1, SLAB_VALUES // ((finest + 1) ** 2 << halvings))
+    before: list[_Slab | None] = [None] * (halvings + 1)
+    for start in range(0, base, thickness):
+        slab = _evaluated(sampler, base, start, min(start + thickness, base), before[0])
+        for level in range(halvings + 1):
+            if level > 0:
+                least = (CERTAIN if level == halvings else THRIFT) * slab.cell / 2
+                slab = _halved(sampler, slab, before[level], least)
+            if level == halvings:
+                _close_border(slab)
+                _settle(sampler, slab)
+            before[level] = slab.last_plane()
+        yield slab
+
+
+def _evaluated(sampler: _Sampler, cells: int, first: int, last: int, before: _Slab | None) -> _Slab:
+    """Planes `first` to `last` of a grid, every corner evaluated but those of the plane before."""
+    device = sampler.field.device
+    values = torch.empty((last + 1 - first, cells + 1, cells + 1), device=device)
+    slab = _Slab(values, torch.ones_like(values, dtype=torch.bool), first)
+    new = slice(0, None)
+    if before is not None:
+        values[0], new = before.values[0], slice(1, None)
+    corners = torch.cartesian_prod(*(torch.arange(size, device=device) for size in values[new].shape))
+    corners[:, 0] += new.start
+    for part, place in zip(corners.split(CHUNK), values[new].view(-1).split(CHUNK), strict=True):
+        place.copy_(sampler.distance(slab.points(part)))
+    return slab
+
+
+def _halved(sampler: _Sampler, coarse: _Slab, before: _Slab | None, least: float) -> _Slab:
+    """The slab on a grid of half the spacing; corners whose bound is not above `least` are evaluated."""
+    loss = 3 * sampler.bend(coarse.cell / 2)  # from a cell's corners to its edges, its faces, its middle
+    cells = _bound_in_cells(coarse.values)
+    near = ~(cells.abs() > 2 * loss)  # what the grids to come may lose is as much again
+    values = _doubled((cells.abs() - loss).copysign(cells))
+    values = torch.nn.functional.pad(values[None], (0, 1) * 3, mode="replicate")[0]
+    slab = _Slab(values, torch.zeros_like(values, dtype=torch.bool), 2 * coarse.start)
+    slab.values[::2, ::2, ::2], slab.exact[::2, ::2, ::2] = coarse.values, coarse.exact
+    unknown = _corners_of(_doubled(near))
+    if before is not None:
+        slab.values[:1], slab.exact[:1], unknown[0] = before.values, before.exact, False
+    for count in (1, 2, 3):
+        for odd in combinations(range(3), count):
+            _fill(sampler, slab, unknown, odd, least)
+    return slab
+
+
+def _fill(sampler: _Sampler, slab: _Slab, unknown: Tensor, odd: Sequence[int], least: float) -> None:
+    """Bound or evaluate the unknown corners whose index is odd along just these axes.
+
+    Their neighbours along these axes have fewer odd indices: they are known.
+    """
+    first = [1 if axis in odd else 0 for axis in range(3)]
+    corners = 2 * unknown[tuple(slice(i, None, 2) for i in first)].nonzero() + _like(first, unknown)
+    flat, stride = slab.values.view(-1), _like(slab.values.stride(), unknown)
+    place = (corners * stride).sum(dim=1)
+    values = torch.zeros_like(flat[place])
+    for step in _half_of_the_steps(odd):
+        move = int((_like(step, unknown) * stride).sum())
+        a, b = flat[place - move], flat[place + move]
+        bound = sampler.bound(a, b, slab.cell * math.hypot(*step))
+        values = torch.where(bound > values.abs(), bound.copysign(a), values)
+    open_ = ~(values.abs() > least)
+    values[open_] = sampler.distance(slab.points(corners[open_]))
+    flat[place] = values
+    slab.exact.view(-1)[place] = open_
+
+
+def _like(numbers: Sequence[int], tensor: Tensor) -> Tensor:
+    return torch.tensor(numbers, device=tensor.device)
+
+
+def _half_of_the_steps(odd: Sequence[int]) -> list[tuple[int, ...]]:
+    """The steps to a corner's neighbours along some of the axes: one of each two opposite ones."""
+    steps = product(*((-1, 0, 1) if axis in odd else (0,) for axis in range(3)))
+    return [step for step in steps if step > (0, 0, 0)]
+
+
+def _bound_in_cells(values: Tensor) -> Tensor:
+    """The value nearest to zero of each cell's corners; 0 where they differ in sign."""
+    for axis in range(3):
+        size = values.shape[axis] - 1
+        a, b = values.narrow(axis, 0, size), values.narrow(axis, 1, size)
+        values = torch.where(a.abs() < b.abs(), a, b) * (a.sign() == b.sign())
+    return values
+
+
+def _doubled(cells: Tensor) -> Tensor:
+    """Every cell as eight."""
+    for axis in range(3):
+        cells = cells.repeat_interleave(2, dim=axis)
+    return cells
+
+
+def _corners_of(cells: Tensor) -> Tensor:
+    """The corners of marked cells."""
+    corners = torch.zeros([size + 1 for size in cells.shape], dtype=torch.bool, device=cells.device)
+    for part in product((slice(None, -1), slice(1, None)), repeat=3):
+        corners[part] |= cells
+    return corners
+
+
+def _close_border(slab: _Slab) -> None:
+    """Make the border of the grid outside, so that the mesh is closed whatever the field does there."""
+    cells = slab.values.shape[1] - 1
+    planes = [slab.values[:, 0], slab.values[:, -1], slab.values[:, :, 0], slab.values[:, :, -1]]
+    planes += [slab.values[0]] if slab.start == 0 else []
+    planes += [slab.values[-1]] if slab.start + len(slab.values) == cells + 1 else []
+    for plane in planes:
+        plane.clamp_(min=slab.cell)
+
+
+def _settle(sampler: _Sampler, slab: _Slab) -> None:
+    """Evaluate what is not exact of the corners of cells that the surface crosses."""
+    wanted = _corners_of(_crossed(slab.values < 0)) & ~slab.exact
+    wanted[:, [0, -1]] = wanted[:, :, [0, -1]] = False
+    found = sampler.distance(slab.points(wanted.nonzero()))
+    if ((found < 0) != (slab.values[wanted] < 0)).any():
+        raise _SteeperThanSaid
+    slab.values[wanted] = found
+    slab.exact |= wanted
+
+
+def _crossed(inside: Tensor) -> Tensor:
+    """The cells whose corners differ in sign."""
+    some = every = inside
+    for axis in range(3):
+        size = inside.shape[axis] - 1
+        some = some.narrow(axis, 0, size) | some.narrow(axis, 1, size)
+        every = every.narrow(axis, 0, size) & every.narrow(axis, 1, size)
+    return some & ~every
+
+
+def _stitched(slabs: Iterator[_Slab]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Vertices (V, 3) and faces (F, 3) of all slabs, each vertex on a plane between two of them once."""
+    vertices: list[NDArray[np.float32]] = []
+    faces: list[NDArray[np.int32]] = []
+    count, seam = 0, _Seam.empty()
+    for slab in slabs:
+        found, triangles = _marched(slab)
+        old = seam.find(found)
+        number = np.cumsum(old < 0, dtype=np.int32) + np.int32(count - 1)
+        number = np.where(old < 0, number, old).astype(np.int32)
+        vertices.append(((found[old < 0] + [slab.start, 0, 0]) * slab.cell - HALF_WIDTH).astype(np.float32))
+        faces.append(number[triangles])
+        count += len(vertices[-1])
+        seam = _Seam.of(found, number, plane=len(slab.values) - 1)
+    if count == 0:
+        raise NoSurface("the field is positive everywhere: nothing to mesh")
+    return np.concatenate(vertices), np.concatenate(faces)
+
+
+def _marched(slab: _Slab) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Vertices (V, 3) in cells from the slab's first corner, and faces, by marching cubes."""
+    values = slab.values / slab.cell
+    inside = values < 0
+    if not inside.any() or inside.all():  # nor where the field is not a number
+        return np.empty((0, 3), np.float32), np.empty((0, 3), np.int32)
+    volume = values.abs_().clamp_(NEAREST, FARTHEST)
+    volume[inside] *= -1
+    vertices, faces, _, _ = marching_cubes(volume.cpu().numpy(), level=0.0, gradient_direction="descent")
+    return vertices.astype(np.float32), faces.astype(np.int32)
+
+
+@dataclass(frozen=True)
+class _Seam:
+    """The vertices on the last plane of a slab, by the edges of the grid that they lie on."""
+
+    edges: NDArray[np.int64]  # (S,) sorted
+    numbers: NDArray[np.int32]  # (S,) of the vertices in the whole mesh
+
+    @classmethod
+    def empty(cls) -> _Seam:
+        """No vertices."""
+        return cls(np.empty(0, np.int64), np.empty(0, np.int32))
+
+    @classmethod
+    def of(cls, vertices: NDArray[np.float32], numbers: NDArray[np.int32], plane: int) -> _Seam:
+        """Those of a slab's (V, 3) vertices that lie on a plane."""
+        on = vertices[:, 0] == plane
+        edges = _edges(vertices[on])
+        order = np.argsort(edges)
+        return cls(edges[order], numbers[on][order])
+
+    def find(self, vertices: NDArray[np.float32]) -> NDArray[np.int32]:
+        """The number of each vertex of the next slab, -1 for those that are not on the plane."""
+        numbers = np.full(len(vertices), -1, np.int32)
+        on = vertices[:, 0] == 0
+        if on.any():
+            numbers[on] = self.numbers[np.searchsorted(self.edges, _edges(vertices[on]))]
+        return numbers
+
+
+def _edges(vertices: NDArray[np.float32]) -> NDArray[np.int64]:
+    """A number for the edge of the grid that each vertex lies on, all of them in one plane."""
+    twice = (np.floor(vertices[:, 1:]) + np.ceil(vertices[:, 1:])).astype(np.int64)  # odd between corners
+    return twice[:, 0] << 32 | twice[:, 1]
 
 
 def _without_skin(
@@ -237,8 +398,7 @@ def _without_skin(
     points = torch.from_numpy(vertices).to(field.device)
     normals = torch.cat([_unit_gradient(field, part, on_chunk) for part in points.split(CHUNK)])
     if skin > 0:
-        below = _evaluate(field, (points - 2 * skin * normals).cpu().numpy(), on_chunk)
-        depth = -torch.from_numpy(below).to(field.device) / skin
+        depth = -_Sampler(field, on_chunk).distance(points - 2 * skin * normals) / skin
         points = points - skin * (depth - 0.5).clamp(0, 1).unsqueeze(1) * normals
     return points.cpu().numpy(), normals.cpu().numpy()
 

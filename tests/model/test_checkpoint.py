@@ -169,9 +169,14 @@ def test_a_checkpoint_says_which_weights_made_a_result(tiny: Checkpoint, tiny_ch
 def test_what_a_card_does_not_say_is_taken_cautiously(tiny: Checkpoint) -> None:
     silent = replace(tiny, card={**tiny.card})
     silent.card.pop("lipschitz", None)
-    assert silent.lipschitz == UNKNOWN_LIPSCHITZ
-    told = replace(tiny, card={**tiny.card, "lipschitz": 1.5, "calibration": {"temperature": 7.0}})
-    assert (told.lipschitz, told.calibration) == (1.5, {"temperature": 7.0})
+    silent.card.pop("bend", None)
+    assert silent.lipschitz == silent.bend == UNKNOWN_LIPSCHITZ
+    told = replace(
+        tiny, card={**tiny.card, "lipschitz": 1.5, "bend": 1.2, "calibration": {"temperature": 7.0}}
+    )
+    assert (told.lipschitz, told.bend, told.calibration) == (1.5, 1.2, {"temperature": 7.0})
+    field = told.field(told.codes[0])
+    assert (field.lipschitz, field.bend) == (1.5, 1.2)
 
 
 def test_a_card_is_written_whole_and_read_back(tmp_path: Path) -> None:
