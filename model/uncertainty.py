@@ -9,7 +9,7 @@ the MAP:
 T tempers the data, whose residuals are not independent: a backrest that the decoder cannot express is off as
 a whole. How far off the surface may lie along its normal is then, by the implicit function theorem,
 
-    σ(x)² = u(x)² · (J Σ Jᵀ / |∇f|² + a²) + noise²
+    σ(x)² = u(x)² · (J Σ Jᵀ / |∇f|² + a²) + noise² + ripple²
 
 with J = ∂f/∂(z, placement), a what no code expresses, and u in [0, 1] the share of its uncertainty that the
 correction's process keeps at x: near 0 where the sensor looked, 1 elsewhere and without a correction.
@@ -32,6 +32,9 @@ from model.fitting import Fit
 from model.latent import CodePrior, FitSettings
 from model.placement import MOVE_SIZE, ROTATION, Placements, gradient_by_move
 
+RIPPLE = 0.005
+"""How far off a surface is even where it was seen without noise, canonical units: the grid, the decoder."""
+
 LOOKED_AT = 3000
 """Vertices at which the deviation is computed; it is smooth, and the others are told by the nearest three."""
 
@@ -41,7 +44,7 @@ class Calibration:
     """What was chosen on validation shapes so that the deviations come true."""
 
     temperature: float = 100.0  # T
-    inadequacy: float = 0.02  # a, canonical units
+    inadequacy: float = 0.03  # a, canonical units
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ def vertex_deviation(
     spread = posterior.deviation(decoder, points).square() + calibration.inadequacy**2
     if correction is not None:
         spread = spread * (correction.deviation(points) / correction.amplitude).square()
-    deviation = (spread + noise**2).sqrt().cpu().numpy()
+    deviation = (spread + noise**2 + RIPPLE**2).sqrt().cpu().numpy()
     far, nearest = cKDTree(vertices[looked]).query(vertices, k=min(3, len(looked)))
     weight = 1 / np.maximum(far.reshape(len(vertices), -1), 1e-6)
     told = (weight * deviation[nearest].reshape(weight.shape)).sum(axis=1) / weight.sum(axis=1)
