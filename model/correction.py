@@ -97,6 +97,8 @@ class Correction:
 
     def _near(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Centres that reach into the points' bounding box, and their weights."""
+        if not len(points):
+            return self.centres[:0], self.weights[:0]
         low, high = points.amin(dim=0) - REACHES[0], points.amax(dim=0) + REACHES[0]
         near = ((self.centres > low) & (self.centres < high)).all(dim=1)
         return self.centres[near], self.weights[near]
