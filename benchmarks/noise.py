@@ -95,9 +95,11 @@ class Growth:
 
     def __str__(self) -> str:
         """In words."""
+        if np.isinf(self.low):
+            return f"{self.growth:.2f}; one shape does not tell whether that is linear"
         verdict = "faster than linear" if self.faster_than_linear else "at most linear"
         return (
-            f"{verdict}: {self.growth:.2f}, of which by curvature {self.curvature:.2f} "
+            f"{self.growth:.2f}, {verdict}: by curvature {self.curvature:.2f} of it "
             f"({self.low:.2f} to {self.high:.2f} in 90 % of draws)"
         )
 
