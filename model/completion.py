@@ -35,7 +35,7 @@ _PHASE_STARTS: dict[Phase, tuple[float, float]] = {
 }
 
 
-CORRECTION_ROWS = (4800, 4000)
+CORRECTION_ROWS = (3000, 3000)
 """Rows (surface, free space) that the correction looks at."""
 
 
