@@ -145,7 +145,7 @@ class _Sampler:
         """The field (N,) at (N, 3) canonical points."""
         self.evaluations += len(points)
         values = [points.new_empty(0)]
-        for chunk in points.split(CHUNK):
+        for chunk in points.split(CHUNK) if len(points) else ():
             self.on_chunk()
             values.append(self.field.distance(chunk))
         return torch.cat(values)
