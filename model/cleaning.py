@@ -33,7 +33,7 @@ LINKS, LINK_SPACINGS = 16, 3.0
 CELL_ACCURACY = 0.02  # how near the number of filled voxels comes to the one asked for
 
 NOISE_CENTRES = 1000
-NOISE_RADIUS = 6.0
+NOISE_RADIUS = 5.5
 """Radius of a neighbourhood in standard deviations of the noise that is found in it; in a smaller one the
 nearest points would be chosen by their noise."""
 NOISE_QUANTILE, NORMAL_QUANTILE = 0.35, -0.385
@@ -177,7 +177,7 @@ def local_noise(points: Array, neighbours: int = 24) -> float:
     """Standard deviation of the noise of (N, 3) points along the surface normal, in their unit.
 
     Around some of the points a quadric is fitted to the nearest ones, at least `neighbours` of them and as
-    many as reach 6 deviations far. The variances of what remains, over their degrees of freedom, are the
+    many as reach 5.5 deviations far. The variances of what remains, over their degrees of freedom, are the
     noise's and more at edges and thin parts, so a quantile somewhat below their median counts, divided by
     what that quantile is of pure noise. Curvature, edges and thin parts are thus not taken for noise while
     they are the fewer. After thinning to a half or third it still holds within about a third, upwards. Steps
