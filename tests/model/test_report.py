@@ -51,7 +51,7 @@ def completed(
 ) -> Completion:
     """A half-seen solid at PLACE in a unit that is `factor` times smaller, completed."""
     place = Similarity(factor, np.eye(3), np.zeros(3)).after(PLACE)
-    return completer.complete(moved(half_seen(solid), place), **{"resolution": 48, **options})
+    return completer.complete(moved(half_seen(solid), place), **{"resolution": 40, **options})
 
 
 def test_a_report_is_json_without_any_number_that_is_none(completer: Completer) -> None:
@@ -124,7 +124,7 @@ def test_scan_to_canonical_takes_the_mesh_to_what_the_code_decodes_to(
     way = np.array(report.scan_to_canonical)
     assert np.allclose(way[3], [0, 0, 0, 1])
     canonical = completion.mesh.vertices.astype(float) @ way[:3, :3].T + way[:3, 3]
-    decoded = decode(tiny, torch.tensor(report.code), 48).vertices
+    decoded = decode(tiny, torch.tensor(report.code), 40).vertices
     assert apart(canonical, decoded) < 1e-4
 
 
