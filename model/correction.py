@@ -106,7 +106,8 @@ class Correction:
     def deviation(self, points: Tensor) -> Tensor:
         """Standard deviation (N,) of g at (N, 3) points."""
         known = torch.linalg.solve_triangular(self.factor, kernel(self.centres, points), upper=False)
-        return self.amplitude * (1 - known.square().sum(dim=0)).clamp(min=0).sqrt()
+        deviation: Tensor = self.amplitude * (1 - known.square().sum(dim=0)).clamp(min=0).sqrt()
+        return deviation
 
     @cached_property
     def lipschitz(self) -> float:
