@@ -31,11 +31,11 @@ from scipy.spatial import cKDTree
 
 from benchmarks import common
 from model.checkpoint import load_checkpoint
-from model.completion import Completer, Completion, CompletionError
+from model.completion import Completer, Completion, CompletionError, MeshOptions
 from model.frame import BALL_RADIUS, Normalization, Similarity
 from model.mesh import Mesh, to_trimesh
 from model.metrics import Comparison, compare
-from model.observation import View
+from model.observation import UnusableScan, View, observe
 from model.training.evaluate import FAILED, RESOLUTION, one_view, true_shape
 from model.training.sources import Shape, SourceError, read_shapes
 from model.training.views import Camera, with_inverse_depth_noise
@@ -178,6 +178,25 @@ def completed(setup: Setup, scan: Scan, **options: Any) -> Completion | None:
         return setup.completer().complete(scan.view, resolution=setup.resolution, **options)
     except CompletionError:
         return None
+
+
+def with_and_without_refinement(setup: Setup, scan: Scan, pose: str) -> tuple[Mesh | None, Mesh | None]:
+    """The completed mesh as it is served and the one without `refine`, from one and the same fit."""
+    completer = setup.completer()
+    try:
+        observation = observe(scan.view)
+        fit = completer.fit(observation, pose)
+        sure, options = completer.posterior(fit), MeshOptions(setup.resolution)
+        code, placement = fit.best.code, fit.problem.placements
+        with_, without = (
+            completer.finish(
+                completer.shape(code, placement, observation, refine), sure, observation, options
+            ).mesh
+            for refine in (True, False)
+        )
+    except (CompletionError, UnusableScan):
+        return None, None
+    return with_, without
 
 
 def compared(made: Completion | Mesh | None, scan: Scan) -> Comparison:

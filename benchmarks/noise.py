@@ -32,11 +32,11 @@ from benchmarks.held_out import (
     Subject,
     add_options,
     compared,
-    completed,
     mean_of_finite,
     setup,
     subjects,
     thousandfold_chamfer,
+    with_and_without_refinement,
     work_through,
 )
 from model.metrics import CHAMFER_POINTS, Comparison, sample_surface
@@ -108,9 +108,7 @@ def noisy(setup: Setup, task: tuple[Subject, str]) -> Noisy:
     """Complete one scan with noise in this pose mode."""
     subject, pose = task
     scan = subject.scan(setup.data).known_as(pose)
-    refined, unrefined = (
-        compared(completed(setup, scan, pose=pose, refine=refine), scan) for refine in (True, False)
-    )
+    refined, unrefined = (compared(mesh, scan) for mesh in with_and_without_refinement(setup, scan, pose))
     surface, _ = sample_surface(scan.true, CHAMFER_POINTS, seed=2)
     to_surface, to_scan = _squared(scan.points_in_ball(), surface), _squared(surface, scan.points_in_ball())
     alpha = subject.noise.inverse_depth
