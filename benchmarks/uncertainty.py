@@ -1,10 +1,11 @@
 """Do the deviations of completions come true on shapes that nobody trained or tuned on?
 
-Held-out scans in any place with noise of 1 % of the shape's radius along the rays (`benchmarks.held_out`) are
-completed as served. Counted is the share of the whole true surface within one and two standard deviations of
-the mesh, each point judged by the deviation at its nearest vertex. A Gaussian promises 68 % and 95 %. What
-the mesh lacks counts as missed, so the tails are heavier than a Gaussian's. Beside it: the rank correlation, over
-the surface of each scan, of the deviation with the actual distance: whether the mesh knows where it is wrong.
+Held-out scans in any place with noise of 1 % of the shape's radius along the rays (`benchmarks.held_out`)
+are completed as served. Counted is the share of the whole true surface within one and two standard
+deviations of the mesh, each point judged by the deviation at its nearest vertex. A Gaussian promises 68 %
+and 95 %. What the mesh lacks counts as missed, so the tails are heavier than a Gaussian's. Beside it: the
+rank correlation, over the surface of each scan, of the deviation with the actual distance: whether the
+mesh knows where it is wrong.
 """
 
 from __future__ import annotations
