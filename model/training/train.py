@@ -20,9 +20,10 @@ import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from model.checkpoint import VARIANT_MARK, choose_device, save_checkpoint
+from model.checkpoint import choose_device, own_rows, save_checkpoint
 from model.decoder import Decoder
 from model.training.dataset import MissingSamples, SampleSet, load_sample_set, sample_files
+from model.training.lipschitz import steepness
 from model.training.recipe import Recipe, TrainingRecipe, load_recipe
 from model.training.sources import read_shapes
 
@@ -177,14 +178,14 @@ def train(folder: Path, data: Path, device: str) -> Trainer:
 def export(trainer: Trainer, folder: Path) -> None:
     """Write the served files of a checkpoint into its folder."""
     recipe = trainer.recipe
-    shapes = [name for name in trainer.data.names if VARIANT_MARK not in name]
+    own = own_rows(trainer.data.names)
     card = {
         "name": recipe.name,
         "description": recipe.description,
         "category": recipe.category,
         "licences": sorted({shape.licence for shape in read_shapes(folder) if shape.split == "train"}),
         "attribution": "ATTRIBUTION.md",
-        "training_shapes": len(shapes),
+        "training_shapes": len(own),
         "variants_per_shape": recipe.samples.variants,
         "skin": recipe.samples.skin,
         "clamping_distance": recipe.training.clamping_distance,
@@ -192,6 +193,7 @@ def export(trainer: Trainer, folder: Path) -> None:
         "parameters": sum(part.numel() for part in trainer.decoder.parameters()),
         "trained": {"device": trainer.device, "steps": trainer.step_count, "torch": torch.__version__},
     }
+    card |= steepness(trainer.decoder, trainer.codes, own).card()
     extents = trainer.data.extents()
     save_checkpoint(folder, trainer.decoder, trainer.codes, extents, trainer.data.names, card)
 
