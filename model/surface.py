@@ -393,17 +393,20 @@ def _without_skin(
     """Vertices moved in by the skin, and outward unit normals.
 
     At 2τ below the vertex the field is −2τ in a thick part, but back at zero in a bare sheet, which
-    must stay as thick as the skin made it. In between the move fades, so that no step shows.
+    must stay as thick as the skin made it. In between the move fades, so that no step shows. A field that
+    is flatter than a distance reaches −τ farther in.
     """
     points = torch.from_numpy(vertices).to(field.device)
-    normals = torch.cat([_unit_gradient(field, part, on_chunk) for part in points.split(CHUNK)])
+    gradients = torch.cat([_gradient(field, part, on_chunk) for part in points.split(CHUNK)])
+    slope = gradients.norm(dim=1, keepdim=True)
+    normals = gradients / slope.clamp(min=1e-12)
     if skin > 0:
         depth = -_Sampler(field, on_chunk).distance(points - 2 * skin * normals) / skin
-        points = points - skin * (depth - 0.5).clamp(0, 1).unsqueeze(1) * normals
+        step = skin / slope.clamp(0.5, 2)
+        points = points - step * (depth - 0.5).clamp(0, 1).unsqueeze(1) * normals
     return points.cpu().numpy(), normals.cpu().numpy()
 
 
-def _unit_gradient(field: Field, points: Tensor, on_chunk: OnChunk) -> Tensor:
+def _gradient(field: Field, points: Tensor, on_chunk: OnChunk) -> Tensor:
     on_chunk()
-    _, gradient = field.distance_and_gradient(points)
-    return torch.nn.functional.normalize(gradient, dim=1)
+    return field.distance_and_gradient(points)[1]

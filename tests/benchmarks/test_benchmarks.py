@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import trimesh
 from listing import COLUMNS, last_number, write_csv
 from shapes import ball_points, box
 
 from benchmarks import latent, surface
+from model.surface import ZeroLevel
 from model.training.samples import Quality, sample_path
 from model.training.sources import Shape, read_shapes
 
@@ -97,9 +99,12 @@ def test_missing_samples_end_with_the_commands_that_make_them(checkpoint: Path, 
 
 
 def test_a_lost_piece_of_the_surface_is_seen() -> None:
-    axis = np.linspace(-surface.HALF_WIDTH, surface.HALF_WIDTH, 33, dtype=np.float32)
-    x, y, z = np.meshgrid(axis, axis, axis, indexing="ij")
-    ball = np.sqrt(x**2 + y**2 + z**2) - 0.3
-    crumb = np.sqrt((x - 0.7) ** 2 + y**2 + z**2) - 0.1
-    deviation, _, same_faces = surface.difference(np.minimum(ball, crumb), ball)
+    ball, crumb = (trimesh.creation.icosphere(3, radius) for radius in (0.3, 0.1))
+    crumb.apply_translation([0.7, 0, 0])
+    both = trimesh.util.concatenate([ball, crumb])
+    whole, lost = (
+        ZeroLevel(m.vertices.astype(np.float32), m.faces.astype(np.int32), 1) for m in (both, ball)
+    )
+    deviation, same_faces = surface.difference(whole, lost)
     assert deviation > 0.1 and not same_faces
+    assert surface.difference(whole, whole) == (0.0, True)
