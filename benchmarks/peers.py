@@ -25,6 +25,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from math import nan
 from time import perf_counter
 
 import numpy as np
@@ -216,7 +217,7 @@ def line_of(name: str, some: Sequence[Met]) -> Line:
     """What is said of one method; nothing but why if it was not tried."""
     if not some:
         why = "left out by --quick" if installed(name) else f"not installed: {NEEDED[name]}"
-        return Line(name, *[np.nan] * 7, failed=0, note=why)
+        return Line(name, nan, nan, nan, nan, nan, nan, nan, failed=0, note=why)
     chamfer = thousandfold_chamfer(one.comparison for one in some)
     return Line(
         name,
