@@ -5,10 +5,13 @@ from __future__ import annotations
 import functools
 
 import numpy as np
+import trimesh
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 from shapes import SignedDistance, ball_points, gradient, surface_points
 
 from model.frame import Similarity
+from model.mesh import Mesh
 from model.observation import View
 
 Array = NDArray[np.float64]
@@ -41,6 +44,15 @@ def moved(view: View, to: Similarity) -> View:
         None if view.background is None else to.turn(view.background),
         view.colors,
     )
+
+
+def distances_to(mesh: Mesh, points: Array) -> Array:
+    """Exact distances (N,) of (N, 3) points to the nearest of a mesh's triangles, which are of one size."""
+    triangles = mesh.vertices[mesh.faces].astype(float)
+    near = cKDTree(triangles.mean(axis=1)).query(points, k=12)[1]
+    repeated = np.repeat(points, near.shape[1], axis=0)
+    closest = trimesh.triangles.closest_point(triangles[near.ravel()], repeated)
+    return np.asarray(np.linalg.norm(closest - repeated, axis=1).reshape(near.shape).min(axis=1))
 
 
 def about_y(degrees: float) -> Array:

@@ -29,7 +29,7 @@ from model.latent import (
 )
 from model.observation import RowWeights, observe
 from model.placement import FREEDOM, MOVE_SIZE, Placements, rotation_of
-from model.uncertainty import LOOKED_AT, Calibration, Posterior, laplace, vertex_deviation
+from model.uncertainty import LOOKED_AT, RIPPLE, Calibration, Posterior, laplace, vertex_deviation
 
 LENGTH = 3
 SETTINGS = FitSettings(prior_weight=1e-3, huber=100.0, tolerance=1e-9, steps=60)
@@ -205,12 +205,12 @@ def test_a_posterior_that_is_sure_has_no_deviation() -> None:
     assert all(torch.equal(code, sure.code) for code, _ in sure.draws(3))
 
 
-def test_where_a_deviation_is_computed_it_is_parameters_inadequacy_and_noise() -> None:
+def test_where_a_deviation_is_computed_it_is_of_parameters_inadequacy_noise_and_ripples() -> None:
     posterior, decoder = a_posterior(), Affine()
     vertices = ball_points(200, np.random.default_rng(4)).astype(np.float32)
     by_code = posterior.deviation(decoder, torch.from_numpy(vertices)).numpy()
     told = vertex_deviation(vertices, posterior, decoder, None, 0.01, Calibration(inadequacy=0.02))
-    assert np.allclose(told, np.sqrt(by_code**2 + 0.02**2 + 0.01**2), rtol=1e-3)
+    assert np.allclose(told, np.sqrt(by_code**2 + 0.02**2 + 0.01**2 + RIPPLE**2), rtol=1e-3)
 
 
 def test_of_many_vertices_the_others_are_told_by_their_neighbours() -> None:
