@@ -46,22 +46,27 @@ def misfit(
 
 
 @pytest.mark.parametrize(
-    ("solid", "yaw", "scale"),
-    [(BOX, 0.0, 1.0), (BOX, 63.0, 0.3), (BOX, -151.0, 40.0), (UNSEEN, 100.0, 2.0)],
-    ids=["where it is", "turned and small", "turned and large", "a shape it was not trained on"],
+    ("yaw", "scale"),
+    [(0.0, 1.0), (63.0, 0.3), (-151.0, 40.0)],
+    ids=["where it is", "turned and small", "turned and large"],
 )
-def test_yaw_scale_and_place_of_an_upright_box_are_found(
-    solid: SignedDistance, yaw: float, scale: float, fitter: Fitter
-) -> None:
+def test_yaw_scale_and_place_of_an_upright_box_are_found(yaw: float, scale: float, fitter: Fitter) -> None:
     to_scan = Similarity(scale, about_y(yaw), scale * np.array([3.0, -1.0, 7.0]))
-    observation = observe(moved(half_seen(solid), to_scan))
+    observation = observe(moved(half_seen(BOX), to_scan))
     fit = fitter.fit(observation, "upright")
     way = way_of(fit, observation, to_scan)
-    assert misfit(fitter, fit, observation, to_scan, solid) < 0.035
+    assert misfit(fitter, fit, observation, to_scan, BOX) < 0.025
     assert abs((yaw_of(way.rotation) + 90) % 180 - 90) < 4
     assert np.allclose(way.rotation[1], [0, 1, 0], atol=1e-5)
     assert abs(way.scale - 1) < 0.1
     assert np.linalg.norm(way.translation) < 0.08
+
+
+def test_a_shape_that_was_not_trained_on_is_found_whole(fitter: Fitter) -> None:
+    """Whichever of its sides is taken for the front: it may be another box, turned by a quarter."""
+    to_scan = Similarity(2.0, about_y(100), np.array([3.0, -1.0, 7.0]))
+    observation = observe(moved(half_seen(UNSEEN), to_scan))
+    assert misfit(fitter, fitter.fit(observation, "upright"), observation, to_scan, UNSEEN) < 0.035
 
 
 def test_any_turn_of_a_box_is_found(fitter: Fitter) -> None:
