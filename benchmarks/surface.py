@@ -15,7 +15,6 @@ import argparse
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -31,13 +30,13 @@ from torch import Tensor
 from benchmarks import common
 from model.checkpoint import Checkpoint
 from model.field import Field
-from model.surface import FEWEST_CELLS, HALF_WIDTH, ZeroLevel, zero_level
+from model.surface import FEWEST_CELLS, HALF_WIDTH, NoSurface, ZeroLevel, zero_level
 
 CELLS = (256, 512)
 LARGEST_DEVIATION = 1e-4
 SHAPES = 3  # training shapes, and as many draws of the prior
 
-MIDDLE, QUICK_MIDDLE = 192, 96
+MIDDLE, QUICK_MIDDLE = 192, 64
 """Cells along an edge of the part that is evaluated densely where the whole grid is not."""
 
 NEAR = 0.1
@@ -58,7 +57,7 @@ class Extraction:
     dense_seconds: float  # of the whole grid, at the speed of the part that was evaluated
     sparse_seconds: float
     time_ratio: float
-    mib: float  # by which the sparse extraction raised the resident set at most
+    mib: float  # peak of the sparse extraction, above what the process held before the first
     vertices: int  # compared
     deviation: float
     same_faces: bool
@@ -90,12 +89,12 @@ class Middle:
         return values.reshape((round(len(values) ** (1 / 3)),) * 3)
 
 
-def extract(name: str, field: Field, cells: int, middle: int) -> Extraction:
+def extract(name: str, field: Field, cells: int, middle: int, memory: Memory) -> Extraction:
     """Find the surface coarse to fine, and densely in the `middle` cells along an edge."""
+    memory.start()
     start = perf_counter()
-    with peak_memory() as memory:
-        sparse = zero_level(field, cells)
-    between = perf_counter()
+    sparse = zero_level(field, cells)
+    between, mib = perf_counter(), memory.grown()
     part = Middle(field, middle / cells)
     dense = zero_level(part, middle, dense=True)
     sparse_seconds, dense_seconds = between - start, perf_counter() - between
@@ -103,7 +102,7 @@ def extract(name: str, field: Field, cells: int, middle: int) -> Extraction:
     dense_seconds *= whole / dense.evaluations
 
     cell = 2 * HALF_WIDTH / cells
-    edge = HALF_WIDTH if middle == cells else part.share * HALF_WIDTH - cell  # the last cells close the mesh
+    edge = np.inf if middle == cells else part.share * HALF_WIDTH - 1.5 * cell  # the last cells close it
     expected = shrunk(dense, part.share)
     deviation, same_faces = difference(expected, sparse, edge)
     broken, used = bounds_at_work(part.grid(), field, cell, longest_step(cells))
@@ -116,7 +115,7 @@ def extract(name: str, field: Field, cells: int, middle: int) -> Extraction:
         dense_seconds=dense_seconds,
         sparse_seconds=sparse_seconds,
         time_ratio=dense_seconds / sparse_seconds,
-        mib=memory[0],
+        mib=mib,
         vertices=int(_within(expected, edge).sum()),
         deviation=deviation,
         same_faces=same_faces,
@@ -130,30 +129,25 @@ def shrunk(level: ZeroLevel, share: float) -> ZeroLevel:
     return ZeroLevel((level.vertices * share).astype(np.float32), level.faces, level.evaluations)
 
 
-def difference(expected: ZeroLevel, found: ZeroLevel, edge: float = HALF_WIDTH) -> tuple[float, bool]:
+def difference(expected: ZeroLevel, found: ZeroLevel, edge: float = np.inf) -> tuple[float, bool]:
     """Largest distance from a vertex to the other mesh's nearest, and whether faces are the same.
 
-    Looked at is what lies within [-edge, edge]³.
+    Looked at is what lies within [-edge, edge]³ of either mesh; what it is near to may lie outside.
     """
     one, other = _within(expected, edge), _within(found, edge)
-    if not (one.any() and other.any()):
-        return (np.inf, False) if one.any() or other.any() else (0.0, True)
-    there, nearest = cKDTree(expected.vertices[one]).query(found.vertices[other])
-    back, _ = cKDTree(found.vertices[other]).query(expected.vertices[one])
-    number = np.full(len(found.vertices), -1)
-    number[other] = np.flatnonzero(one)[nearest]
-    faces = expected.faces[one[expected.faces].all(axis=1)]
-    same = np.array_equal(_sorted(faces), _sorted(number[found.faces[other[found.faces].all(axis=1)]]))
-    return float(max(there.max(), back.max())), same
+    there, nearest = cKDTree(expected.vertices).query(found.vertices)
+    back, _ = cKDTree(found.vertices).query(expected.vertices[one])
+    same = np.array_equal(_sorted(expected.faces, one), _sorted(nearest[found.faces], one))
+    return float(max(there[other].max(initial=0.0), back.max(initial=0.0))), same
 
 
 def _within(level: ZeroLevel, edge: float) -> NDArray[np.bool_]:
     return np.asarray(np.abs(level.vertices).max(axis=1) <= edge)
 
 
-def _sorted(faces: NDArray[np.integer]) -> NDArray[np.integer]:
-    """The same triangles, whatever their order and that of their corners."""
-    faces = np.sort(faces, axis=1)
+def _sorted(faces: NDArray[np.integer], kept: NDArray[np.bool_]) -> NDArray[np.integer]:
+    """The triangles of kept vertices alone, in an order that only depends on which they are."""
+    faces = np.sort(faces[kept[faces].all(axis=1)], axis=1)
     return faces[np.lexsort(faces.T)]
 
 
@@ -188,26 +182,28 @@ def bounds_at_work(values: Values, field: Field, cell: float, longest: int) -> t
     return broken / max(1, steps), used
 
 
-@contextmanager
-def peak_memory() -> Iterator[list[float]]:
-    """MiB by which the resident set grows at most: a list whose one number is there afterwards.
+class Memory:
+    """The resident set of this process in MiB, as Linux tells it; not a number elsewhere."""
 
-    It is no number where Linux does not tell it.
-    """
-    grown, status = [np.nan], Path("/proc/self/status")
+    def __init__(self) -> None:
+        self.before = self._read("VmRSS")
 
-    def read(what: str) -> float:
-        line = re.search(rf"{what}:\s+(\d+) kB", status.read_text())
+    def start(self) -> None:
+        """The peak begins anew."""
+        if np.isfinite(self.before):
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def grown(self) -> float:
+        """How far the peak since `start` is above what there was at first."""
+        return self._read("VmHWM") - self.before
+
+    @staticmethod
+    def _read(what: str) -> float:
+        try:
+            line = re.search(rf"{what}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        except OSError:
+            return np.nan
         return int(line[1]) / 1024 if line else np.nan
-
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        before = read("VmRSS")
-    except OSError:
-        yield grown
-        return
-    yield grown
-    grown[0] = read("VmHWM") - before
 
 
 def fields(checkpoint: Checkpoint, count: int) -> Iterator[tuple[str, Field]]:
@@ -232,11 +228,15 @@ def main(arguments: Iterable[str] | None = None) -> int:
     quick = f"one training shape and one draw, compared in the middle {QUICK_MIDDLE} cells an edge"
     options = common.parser(__doc__, quick).parse_args(None if arguments is None else list(arguments))
     checkpoint = common.load(options)
-    extractions = []
+    memory, extractions = Memory(), []
     for name, field in fields(checkpoint, 1 if options.quick else SHAPES):
         for cells in CELLS:
             middle = QUICK_MIDDLE if options.quick else cells if cells == CELLS[0] else MIDDLE
-            extractions.append(extract(name, field, cells, min(middle, cells)))
+            try:
+                extractions.append(extract(name, field, cells, min(middle, cells), memory))
+            except NoSurface:  # a draw of the prior may be empty, or its middle
+                common.progress.print(f"{name}: no surface where it is compared, left out")
+                continue
             common.progress.print(f"{name} at {cells + 1}³: {extractions[-1].ratio:.1f} times fewer")
     return _tell(options, checkpoint, extractions)
 
