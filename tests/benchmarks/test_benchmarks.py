@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -82,15 +82,18 @@ def test_levenberg_marquardt_is_faster_than_adam_on_an_unseen_solid(
 
 
 def test_the_coarse_to_fine_surface_is_the_dense_one_for_less(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(surface, "CELLS", (128, 192))
     file = tmp_path / "surface.json"
     assert surface.main(["--quick", "--checkpoint", str(checkpoint), "--json", str(file)]) == 0
     ratio = last_number(capsys.readouterr().out, r"surface: ([\d.]+) times fewer evaluations")
     facts = json.loads(file.read_text())
-    (extraction,) = facts["shapes"]
-    assert ratio == pytest.approx(facts["number"], abs=0.05) and ratio > 1
-    assert facts["same_mesh"] and extraction["same_faces"] and extraction["vertices"] > 1000
+    assert {one["corners"] for one in facts["shapes"]} == {129, 193}
+    assert ratio == pytest.approx(facts["number"], abs=0.05) and 1 < ratio < facts["number_of_finest"]
+    assert facts["same_mesh"] and facts["broken"] == 0
+    for extraction in facts["shapes"]:
+        assert extraction["same_faces"] and 0 < extraction["used"] < 1
 
 
 def test_missing_samples_end_with_the_commands_that_make_them(checkpoint: Path, tmp_path: Path) -> None:
@@ -99,12 +102,37 @@ def test_missing_samples_end_with_the_commands_that_make_them(checkpoint: Path, 
 
 
 def test_a_lost_piece_of_the_surface_is_seen() -> None:
-    ball, crumb = (trimesh.creation.icosphere(3, radius) for radius in (0.3, 0.1))
-    crumb.apply_translation([0.7, 0, 0])
-    both = trimesh.util.concatenate([ball, crumb])
-    whole, lost = (
-        ZeroLevel(m.vertices.astype(np.float32), m.faces.astype(np.int32), 1) for m in (both, ball)
-    )
-    deviation, same_faces = surface.difference(whole, lost)
-    assert deviation > 0.1 and not same_faces
+    whole, lost = mesh_of((0.3, 0.0), (0.1, 0.7)), mesh_of((0.3, 0.0))
+    for pair in ((whole, lost), (lost, whole)):
+        deviation, same_faces = surface.difference(*pair)
+        assert deviation > 0.1 and not same_faces
+        assert surface.difference(*pair, edge=0.5) == (0.0, True)
     assert surface.difference(whole, whole) == (0.0, True)
+
+
+def mesh_of(*balls: tuple[float, float]) -> ZeroLevel:
+    """Balls of a radius at a place along x."""
+    bodies = [trimesh.creation.icosphere(3, radius) for radius, _ in balls]
+    for body, (_, x) in zip(bodies, balls, strict=True):
+        body.apply_translation([x, 0, 0])
+    both = trimesh.util.concatenate(bodies)
+    return ZeroLevel(both.vertices.astype(np.float32), both.faces.astype(np.int32), 1)
+
+
+def test_a_field_that_is_steeper_or_bends_more_than_it_says_is_seen() -> None:
+    """A sheet in the middle of a grid: what bends are left when it is said to be as steep as it is."""
+    cell = 1 / 32
+    y = np.broadcast_to(np.arange(-32, 33)[:, None] * cell, (65, 65, 65)).astype(np.float32)
+    sheet = np.abs(y)
+    for lipschitz, bend, honest in ((1.0, 1.0, True), (0.9, 1.0, False), (1.0, 0.9, False)):
+        broken, used = surface.bounds_at_work(sheet, Said(lipschitz, bend), cell, 4)
+        assert (broken == 0) == honest
+        assert used == pytest.approx(1 / min(lipschitz, bend), rel=1e-4)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a field says of itself."""
+
+    lipschitz: float
+    bend: float
