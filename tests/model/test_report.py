@@ -140,7 +140,7 @@ def test_residuals_are_told_for_every_kind_of_constraint_that_there_is(completer
     for one in report.residuals.values():
         assert one.count > 0
         assert 0 <= one.mean <= one.rms and 0 <= one.violated <= 1
-    bare = completer.complete(View(half_seen(BOX).points), resolution=32)
+    bare = completer.complete(View(half_seen(BOX).points), resolution=32, refine=False)
     assert set(bare.report.residuals) == {"surface"}
 
 
@@ -170,7 +170,9 @@ def test_eta_and_noise_are_those_of_the_observation(completer: Completer) -> Non
     view = half_seen(BOX)
     noise = 0.015 * np.random.default_rng(0).normal(size=view.points.shape)
     quiet, loud = (
-        completer.complete(moved(replace(view, points=view.points + some), PLACE), resolution=32).report
+        completer.complete(
+            moved(replace(view, points=view.points + some), PLACE), resolution=32, refine=False
+        ).report
         for some in (0.0, noise)
     )
     assert np.isclose(loud.noise, 0.015 * PLACE.scale, rtol=0.25)
@@ -206,7 +208,7 @@ def test_what_was_left_out_is_counted(completer: Completer) -> None:
     view = half_seen(BOX)
     stray = np.array([[50.0, 0, 0], [np.nan, 0, 0]])
     clean, dirty = (
-        completer.complete(replace(view, points=points), resolution=32).report
+        completer.complete(replace(view, points=points), resolution=32, refine=False).report
         for points in (view.points, np.concatenate([view.points, stray]))
     )
     before = clean.points_removed.get("stray", 0)
