@@ -22,12 +22,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+import igl
 import numpy as np
 import torch
 import trimesh
 from numpy.typing import NDArray
 from rich.progress import Progress
-from scipy.spatial import cKDTree
 
 from benchmarks import common
 from model.checkpoint import load_checkpoint
@@ -48,8 +48,6 @@ Result = TypeVar("Result")
 VIEWS = 16
 SMALLEST, LARGEST = 0.3, 3.0
 FARTHEST = 3.0  # radii of the shape
-NEAREST_FACES = 8
-FACE_SAMPLES = 100_000
 
 
 @dataclass(frozen=True)
@@ -208,16 +206,9 @@ def compared(made: Completion | Mesh | None, scan: Scan) -> Comparison:
 
 
 def distances_to(mesh: trimesh.Trimesh, points: Array) -> Array:
-    """Distances (N,) of (N, 3) points to the surface of a mesh.
-
-    They are exact to the faces of the nearest of many surface samples; beside an edge, that of the other
-    face may be taken, which is no farther than the samples are apart.
-    """
-    samples, faces = trimesh.sample.sample_surface(mesh, FACE_SAMPLES, seed=0)
-    near = faces[cKDTree(samples).query(points, k=NEAREST_FACES)[1]]  # (N, NEAREST_FACES)
-    repeated = np.repeat(points, NEAREST_FACES, axis=0)
-    closest = trimesh.triangles.closest_point(mesh.triangles[near.ravel()], repeated)
-    return np.asarray(np.linalg.norm(closest - repeated, axis=1).reshape(near.shape).min(axis=1))
+    """Distances (N,) of (N, 3) points to the surface of a mesh."""
+    vertices, faces = np.asarray(mesh.vertices, float), np.asarray(mesh.faces, np.int64)
+    return np.sqrt(igl.point_mesh_squared_distance(points, vertices, faces)[0])
 
 
 def thousandfold_chamfer(comparisons: Iterable[Comparison]) -> Array:

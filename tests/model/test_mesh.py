@@ -10,7 +10,7 @@ import trimesh
 from scipy.spatial.transform import Rotation
 
 from model.frame import Similarity
-from model.mesh import Mesh, to_glb, to_trimesh
+from model.mesh import Mesh, distances_to, simplified, to_glb, to_trimesh
 
 
 @pytest.fixture
@@ -49,3 +49,28 @@ def test_a_glb_read_by_another_program_is_the_same_mesh(ball: Mesh) -> None:
 def test_trimesh_neither_merges_nor_sorts_our_vertices(ball: Mesh) -> None:
     doubled = Mesh(np.concatenate([ball.vertices, ball.vertices[:5]]), ball.faces)
     assert np.array_equal(to_trimesh(doubled).vertices, doubled.vertices)
+
+
+@pytest.mark.parametrize("faces", [2000, 300, 60])
+def test_a_closed_mesh_of_thin_parts_stays_closed_with_fewer_faces(faces: int) -> None:
+    """A table of thin boards: plain edge collapse glues their sides together."""
+    inside = np.zeros((40, 40, 40), bool)
+    inside[4:36, 4:36, 30:32] = True
+    for x in (5, 33):
+        for y in (5, 33):
+            inside[x : x + 2, y : y + 2, 4:31] = True
+    body = trimesh.voxel.ops.matrix_to_marching_cubes(inside)
+    table = Mesh(np.asarray(body.vertices, np.float32), np.asarray(body.faces, np.int32))
+    assert to_trimesh(table).is_watertight and len(table.faces) > 2000
+    few = simplified(table, faces)
+    assert len(few.faces) <= faces
+    assert to_trimesh(few).is_watertight
+    assert to_trimesh(few).volume == pytest.approx(to_trimesh(table).volume, rel=0.1)
+
+
+def test_distances_are_those_to_faces_not_to_vertices() -> None:
+    body = trimesh.creation.box((2, 2, 2))
+    box = Mesh(np.asarray(body.vertices, np.float32), np.asarray(body.faces, np.int32))
+    distances, nearest = distances_to(box, np.array([[0.8, 0.9, 1.5], [0.0, 0.0, 0.0], [2.0, 2.0, 1.0]]))
+    assert distances == pytest.approx([0.5, 1.0, np.sqrt(2)])
+    assert box.vertices[nearest[0]] == pytest.approx([1, 1, 1])
