@@ -198,12 +198,17 @@ def _usual_deviation(patches: Array) -> float:
     centred = patches - patches.mean(axis=1, keepdims=True)
     _, axes = np.linalg.eigh(np.einsum("bki,bkj->bij", centred, centred))
     z, x, y = np.moveaxis(np.einsum("bki,bij->bkj", centred, axes), 2, 0)
+    return deviation_from_quadrics(x, y, z)
+
+
+def deviation_from_quadrics(x: Array, y: Array, z: Array) -> float:
+    """Standard deviation of z from quadrics over (x, y), (B, K) each, in the patches without edges."""
     reach = np.maximum(np.abs(x).max(axis=1), np.abs(y).max(axis=1))[:, None] + 1e-300
     u, v = x / reach, y / reach
     terms = np.stack([np.ones_like(u), u, v, u * u, u * v, v * v], axis=2)
     basis, _ = np.linalg.qr(terms)
     residual = z - np.einsum("bkt,bt->bk", basis, np.einsum("bkt,bk->bt", basis, z))
-    freedom = patches.shape[1] - terms.shape[2]
+    freedom = x.shape[1] - terms.shape[2]
     spread = 2 / (9 * freedom)  # Wilson and Hilferty: the cube root of χ² is nearly normal
     quantile_of_chi2 = freedom * (1 - spread + NORMAL_QUANTILE * np.sqrt(spread)) ** 3
     return float(np.sqrt(np.quantile((residual**2).sum(axis=1), NOISE_QUANTILE) / quantile_of_chi2))

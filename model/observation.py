@@ -14,7 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import ConvexHull, Delaunay, QhullError, cKDTree
 
-from model import cleaning
+from model import cleaning, ranges
 from model.frame import Similarity, upright
 from model.latent import BACKGROUND, FREE, INSIDE, OUTSIDE, SURFACE, Rows
 
@@ -25,6 +25,9 @@ MIN_POINTS = 32
 MAX_POINTS = 20_000
 FINEST_CELL = 0.008
 """Points nearer to each other than this say the same; radii of the scan."""
+
+SMOOTHED_TO = 0.01
+"""Noise that points are smoothed down to, as far as can be; radii of the scan."""
 
 NEIGHBOURS, MOST_NEIGHBOURS = 24, 160
 GRAZING_COSINE = 0.1
@@ -92,6 +95,18 @@ class _Cloud:
         colors = None if self.colors is None else self.colors[keep]
         return _Cloud(self.points[keep], self.normals[keep], self.eyes[keep], colors, self.view[keep])
 
+    @classmethod
+    def joined(cls, parts: Sequence[_Cloud]) -> _Cloud:
+        """The points of all parts, in order; all have colours or none."""
+        colors = [part.colors for part in parts if part.colors is not None]
+        return cls(
+            np.concatenate([part.points for part in parts]),
+            np.concatenate([part.normals for part in parts]),
+            np.concatenate([part.eyes for part in parts]),
+            np.concatenate(colors) if colors else None,
+            np.concatenate([part.view for part in parts]),
+        )
+
     def moved(self, to: Similarity) -> _Cloud:
         points, normals, eyes = to.apply(self.points), to.turn(self.normals), to.apply(self.eyes)
         return replace(self, points=points, normals=normals, eyes=eyes)
@@ -113,7 +128,7 @@ def observe(
     views = [views] if isinstance(views, View) else list(views)
     rng = np.random.default_rng(seed)
     cloud, removed = _cleaned(_merged(views), upright(up)[1], remove_plane, seed)
-    noise = cleaning.local_noise(cloud.points)
+    cloud, noise = _smoothed(cloud, views, rng)
     from_scan = _observation_frame(cloud.points, up)
     cloud, noise = cloud.moved(from_scan), noise * from_scan.scale
     cloud = _thinned(cloud)
@@ -179,12 +194,35 @@ def _require_extent(points: Array) -> None:
 
 def _observation_frame(points: Array, up: str | ArrayLike) -> Similarity:
     rotation = upright(up)
-    turned = points @ rotation.T
-    low, high = np.quantile(turned, [0.002, 0.998], axis=0)
+    low, high = np.quantile(points @ rotation.T, [0.002, 0.998], axis=0)
     radius = float(np.linalg.norm(high - low) / 2)
     if not radius > 1e-9 * (1 + float(np.abs(low + high).max())):
         raise UnusableScan("the scan's points all coincide: it has no extent to complete")
     return Similarity(1 / radius, rotation, -(low + high) / 2 / radius)
+
+
+def _smoothed(cloud: _Cloud, views: Sequence[View], rng: np.random.Generator) -> tuple[_Cloud, float]:
+    """Points with less noise, where it is much and the sensor's place tells its direction; what is left."""
+    noise = cleaning.local_noise(cloud.points)
+    low, high = np.quantile(cloud.points, [0.002, 0.998], axis=0)
+    target = SMOOTHED_TO * float(np.linalg.norm(high - low) / 2)
+    if noise < target:
+        return cloud, noise
+    parts, left = [], [0.0]
+    for number, view in enumerate(views):
+        part = cloud.of(cloud.view == number)
+        if view.viewpoint is None or len(part) < MIN_POINTS:
+            parts.append(part)
+            left.append(noise)
+            continue
+        eye = np.asarray(view.viewpoint, dtype=float)
+        distance = float(np.median(np.linalg.norm(part.points - eye, axis=1)))
+        picks = rng.permutation(len(part))[:MAX_POINTS]
+        share = ranges.range_noise(part.points, eye)
+        points, share = ranges.smoothed(part.points, picks, eye, share, target / distance)
+        parts.append(replace(part.of(picks), points=points))
+        left.append(share * distance)
+    return _Cloud.joined(parts), max(left)
 
 
 def _thinned(cloud: _Cloud) -> _Cloud:

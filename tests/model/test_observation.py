@@ -343,13 +343,33 @@ def test_the_noise_is_measured_and_widens_eta(noise: float) -> None:
     """Noise of a known deviation along the normals; in radii of the scan as everything else."""
     points = seen_ball(20_000)
     points = points + noise * np.random.default_rng(1).normal(size=(len(points), 1)) * (points - CENTRE)
-    observation = observe(View(points, viewpoint=EYE))
+    observation = observe(View(points, normals=points - CENTRE))
     assert np.isclose(observation.noise / observation.from_scan.scale, noise, rtol=0.25, atol=2e-4)
     weights = RowWeights(eta=0.02)
     assert weights.eta_for(observation) == max(0.02, weights.eta_in_noise * observation.noise)
     rows = rows_of(observation, (300, 200), 0.0, weights, CPU)
     lengths = rows.offsets[0][rows.kind[0] == OUTSIDE].norm(dim=-1)
     assert torch.allclose(lengths, torch.tensor(weights.eta_for(observation)).float(), rtol=1e-4)
+
+
+def test_noise_along_known_lines_of_sight_is_smoothed() -> None:
+    pixels = np.random.default_rng(0).uniform(-0.3, 0.3, (8000, 2))
+    rays = unit(CENTRE - EYE + np.linalg.norm(CENTRE - EYE) * np.column_stack([pixels, 0 * pixels[:, 0]]))
+    along = rays @ (CENTRE - EYE)
+    gap = along**2 - (CENTRE - EYE) @ (CENTRE - EYE) + 1
+    rays, ranges = rays[gap > 0], (along - np.sqrt(np.maximum(gap, 0)))[gap > 0]
+    clean = EYE + ranges[:, None] * rays
+    points = clean + 0.05 * np.random.default_rng(1).normal(size=(len(clean), 1)) * rays
+
+    def off(observation: Observation) -> float:
+        """Usual distance to the ball of radius 1, scan's unit."""
+        back = observation.from_scan.inverse().apply(observation.surface)
+        return float(np.median(np.abs(np.linalg.norm(back - CENTRE, axis=1) - 1)) / 0.6745)
+
+    seen, unknown = observe(View(points, viewpoint=EYE)), observe(View(points))
+    assert off(seen) < 0.5 * off(unknown)
+    assert seen.noise < 0.5 * unknown.noise
+    assert off(seen) < 2 * seen.noise / seen.from_scan.scale
 
 
 # Several views
