@@ -67,8 +67,10 @@ class CompletionOptions(BaseModel):
     resolution: int = Field(
         default=128, ge=32, le=512, description="Grid cells per axis of the surface extraction."
     )
-    components: Literal["all", "largest"] = Field(
-        default="all", description="Which connected parts of the mesh are kept."
+    components: Literal["main", "largest", "all"] = Field(
+        default="main",
+        description="Which connected parts of the mesh are kept: main leaves out crumbs, of less than a "
+        "hundredth of the largest part's area.",
     )
     target_faces: int | None = Field(
         default=None, ge=100, le=10_000_000, description="Simplify the mesh to about so many faces."

@@ -2,9 +2,12 @@
 
 Each scan is a single view with noise of 1 % of the shape's radius along the rays, at a random yaw, scale
 (0.3 to 3) and offset: `benchmarks.held_out`. It is completed with `pose="upright"`, which knows the
-vertical alone. The similarity found, `scan_to_canonical` of the report, is compared with the true one: the
-yaw between them, the ratio of their scales less one, and how far apart they put the shape's centre, in
-radii of the shape. A success is a yaw off by less than 10° and a scale by less than 10 %.
+vertical alone. What is found is compared with the truth: the yaw of the report's `scan_to_canonical`, the
+radius of the completed object as a share of the true one, less one, and how far apart their centres are, in
+radii of the shape. A success is a yaw off by less than 10° and a scale by less than 10 %. Centre and radius
+are those of the bounding box along the shape's axes, which define the canonical frame. The scale in
+`scan_to_canonical` says less: a code may decode to a shape somewhat smaller than the unit ball, and the scan
+is then scaled into that.
 
 Yaws are counted modulo the symmetry of the shape. A shape is n-fold about the vertical through its centre
 if the Chamfer distance between it and itself, turned by any multiple of 360°/n, is below 1.0 (×10³, unit
@@ -45,6 +48,7 @@ from benchmarks.held_out import (
 )
 from model.frame import BALL_RADIUS
 from model.metrics import Comparison, chamfer_distance, sample_surface
+from model.report import CompletionReport
 from model.training.evaluate import true_shape
 
 NOISE = Noise(along_rays=0.01)
@@ -119,16 +123,13 @@ def said(fold: int) -> str:
     return "round" if fold == ROUND else f"{fold}-fold" if fold > 1 else "none"
 
 
-def errors_of(scan_to_canonical: Sequence[Sequence[float]], scan: Scan, fold: int) -> Errors:
-    """A similarity found (4, 4) against the scan's own."""
-    found = np.asarray(scan_to_canonical) @ scan.to_scan.matrix()  # the identity if it is right
-    scale = float(np.cbrt(np.linalg.det(found[:3, :3])))
-    turn = found[:3, :3] / scale
+def errors_of(found: CompletionReport, scan: Scan, fold: int) -> Errors:
+    """Where a completion stands and how large it is, against where the shape does."""
+    turn = np.asarray(found.scan_to_canonical)[:3, :3] @ scan.to_scan.rotation
     yaw = np.degrees(np.arctan2(turn[0, 2] - turn[2, 0], turn[0, 0] + turn[2, 2]))
-    centre = np.linalg.solve(found, (0, 0, 0, 1))[:3]  # where the shape found has its centre, true ball
-    return Errors(
-        _yaw_error(float(yaw), fold), abs(1 / scale - 1), float(np.linalg.norm(centre)) / BALL_RADIUS
-    )
+    radius = scan.to_scan.scale * BALL_RADIUS
+    apart = np.linalg.norm(np.asarray(found.center) - scan.to_scan.translation)
+    return Errors(_yaw_error(float(yaw), fold), abs(found.radius / radius - 1), float(apart) / radius)
 
 
 def _yaw_error(yaw: float, fold: int) -> float:
@@ -144,11 +145,10 @@ def posed(setup: Setup, task: tuple[Subject, int]) -> Posed:
     scan = subject.scan(setup.data)
     turned = scan.in_canonical_orientation()
     upright = completed(setup, scan, pose="upright", refine=True)
-    found = None if upright is None else upright.report.scan_to_canonical
     return Posed(
         scan.shape,
         scan.number,
-        NOT_FOUND if found is None else errors_of(found, scan, fold),
+        NOT_FOUND if upright is None else errors_of(upright.report, scan, fold),
         upright=compared(upright, scan),
         upright_unrefined=compared(completed(setup, scan, pose="upright", refine=False), scan),
         canonical=compared(completed(setup, turned, pose="canonical", refine=True), turned),

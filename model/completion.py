@@ -18,7 +18,7 @@ from model.correction import Shape, correction_of
 from model.field import Field
 from model.fitting import Effort, Fit, Fitter
 from model.latent import FitSettings, placed
-from model.mesh import Mesh, deviation_colors, largest_component, simplified
+from model.mesh import Mesh, components_of, deviation_colors, simplified
 from model.observation import Observation, RowWeights, UnusableScan, View, observe
 from model.placement import FREEDOM, Placements
 from model.report import CompletionReport, Finished, report_of
@@ -38,6 +38,9 @@ _PHASE_STARTS: dict[Phase, tuple[float, float]] = {
 CORRECTION_ROWS = (3000, 3000)
 """Rows (surface, free space) that the correction looks at."""
 
+
+COMPONENTS = {"main": 0.01, "largest": 1.0, "all": 0.0}
+"""Share of the largest connected part's area that a part needs to stay: crumbs are no part of an object."""
 
 UNSEEN_COLOR = 184
 """Grey of what the scan did not see."""
@@ -86,7 +89,7 @@ class MeshOptions:
     """What the surface shall be like."""
 
     resolution: int = 128
-    components: str = "all"  # or "largest"
+    components: str = "main"  # one of `COMPONENTS`
     target_faces: int | None = None
     color: str = "scan"  # or "uncertainty", "none"
 
@@ -134,7 +137,7 @@ class Completer:
         samples: int = 0,
         remove_plane: bool = False,
         resolution: int = 128,
-        components: str = "all",
+        components: str = "main",
         target_faces: int | None = None,
         color: str = "scan",
         start: ArrayLike | None = None,
@@ -147,8 +150,9 @@ class Completer:
         scan, points up, the shape faces +z), "upright" the turn about the vertical, "free" every turn.
         `refine` corrects the fitted shape where it misses what was seen. `samples` asks for so many
         alternative completions. `remove_plane` cuts off the floor or table under the object.
-        `components` is "all" or "largest", `target_faces` simplifies the mesh, `color` is what its
-        vertices show: "scan" (colours of the scan where there are any), "uncertainty" or "none".
+        `components` is "main", "largest" or "all" (see `COMPONENTS`), `target_faces` simplifies the mesh,
+        `color` is what its vertices show: "scan" (colours of the scan where there are any), "uncertainty"
+        or "none".
         `start` (L,) is a latent code to try first, as the report of an earlier completion has it.
 
         The mesh comes back in the scan's frame and unit, closed. `on_step` is called after every step;
@@ -249,8 +253,7 @@ class Completer:
         )
         to_canonical = shape.placements.similarity(0).after(observation.from_scan)
         mesh = replace(mesh, deviation=deviation).moved(to_canonical.inverse())
-        if options.components == "largest":
-            mesh = largest_component(mesh)
+        mesh = components_of(mesh, COMPONENTS[options.components])
         if options.target_faces is not None:
             mesh = simplified(mesh, options.target_faces)
         return replace(extraction, mesh=_colored(mesh, observation, self.eta(observation), options.color))

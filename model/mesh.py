@@ -62,8 +62,8 @@ def to_trimesh(mesh: Mesh) -> trimesh.Trimesh:
     return trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_normals=mesh.normals, process=False)
 
 
-def largest_component(mesh: Mesh) -> Mesh:
-    """The connected part with the largest area, which stays as closed as it was."""
+def components_of(mesh: Mesh, share: float) -> Mesh:
+    """The connected parts with at least this share of the area of the largest, as closed as they were."""
     count = len(mesh.vertices)
     ends = mesh.faces[:, [0, 1, 2]].ravel(), mesh.faces[:, [1, 2, 0]].ravel()
     links = coo_matrix((np.ones(len(ends[0]), bool), ends), shape=(count, count))
@@ -71,7 +71,7 @@ def largest_component(mesh: Mesh) -> Mesh:
     corners = mesh.vertices[mesh.faces].astype(float)
     cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     areas = np.bincount(labels[mesh.faces[:, 0]], weights=np.linalg.norm(cross, axis=1))
-    kept = labels == areas.argmax()
+    kept = (areas >= share * areas.max())[labels]
     number = np.cumsum(kept) - 1
     faces = number[mesh.faces[kept[mesh.faces[:, 0]]]].astype(np.int32)
     return mesh.with_vertices_of(np.flatnonzero(kept), faces)

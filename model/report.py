@@ -86,7 +86,7 @@ class CompletionReport:
     residual: float  # mean misfit of the fitted code to what was observed, in radii of the scan
     residual_in_scan_unit: float
     residuals: dict[str, ResidualStatistics]  # of the final field, by kind of constraint
-    noise: float  # standard deviation of the scan's points along the normal
+    noise: float  # standard deviation of the points along the normal, as they were fitted
     eta: float  # η
     observed_within_eta: float  # share of observed points within η of the mesh
     observed_far: float  # share farther than 3η from the shape of the code alone
@@ -95,7 +95,10 @@ class CompletionReport:
     code_distance: float  # squared Mahalanobis distance a dimension to the training codes; about 1 is usual
     nearest_shape: str  # training shape with the nearest code
     nearest_shapes: list[NearShape]
-    scan_to_canonical: list[list[float]]  # (4, 4)
+    center: list[float]  # (3,) of the completed object's bounding box along its own axes
+    radius: float  # from there to its farthest point
+    size: list[float]  # (3,) width, height and depth of the box
+    scan_to_canonical: list[list[float]]  # (4, 4); the code's shape fills the unit ball there only about
     placement_covariance: list[list[float]]  # (7, 7) log scale, translation, rotation vector; canonical units
     placement_deviation: dict[str, float]  # scale (relative), translation, rotation (degrees)
     hypotheses: list[Hypothesis]
@@ -146,6 +149,8 @@ def report_of(done: Finished) -> CompletionReport:
     grade, verdict = judge(category, far, within, code_distance, fit.best, others)
     body = to_trimesh(done.mesh)
     deviation = done.mesh.deviation
+    to_canonical = fit.best.placement.after(from_scan)
+    center, radius, size = _extent(done.mesh, to_canonical.rotation)
     return CompletionReport(
         model=checkpoint.name,
         checkpoint_digest=checkpoint.digest,
@@ -169,7 +174,10 @@ def report_of(done: Finished) -> CompletionReport:
         code_distance=code_distance,
         nearest_shape=near[0].shape,
         nearest_shapes=near,
-        scan_to_canonical=fit.best.placement.after(from_scan).matrix().tolist(),
+        center=center.tolist(),
+        radius=radius,
+        size=size.tolist(),
+        scan_to_canonical=to_canonical.matrix().tolist(),
         placement_covariance=done.posterior.of_placement.tolist(),
         placement_deviation=_placement_deviation(done.posterior, scale),
         hypotheses=hypotheses,
@@ -221,6 +229,15 @@ def judge(
     verdict = "; ".join(told for _, told in doubts)
     verdict = verdict[0].upper() + verdict[1:] + ("" if verdict.endswith("?") else ".")
     return ("poor" if doubts[0][0] else "fair"), verdict
+
+
+def _extent(mesh: Mesh, axes: Array) -> tuple[Array, float, Array]:
+    """Centre (3,) of the bounding box along the rows of `axes`, farthest vertex from it, box (3,)."""
+    along = mesh.vertices @ axes.T
+    low, high = along.min(axis=0), along.max(axis=0)
+    middle = (low + high) / 2
+    radius = np.linalg.norm(along - middle, axis=1).max()
+    return middle @ axes, float(radius), high - low
 
 
 def _hypothesis(one: Candidate, best: Candidate, from_scan: Similarity) -> Hypothesis:

@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -150,10 +151,15 @@ def test_the_symmetry_about_the_vertical_is_found(mesh: trimesh.Trimesh, fold: i
     assert pose.fold_of(mesh) == fold
 
 
-def similarity_off_by(scan: Scan, yaw: float, scale: float, shift: float) -> list[list[float]]:
-    """scan_to_canonical of a shape found with these errors, `shift` in radii of the shape."""
+def found_off_by(scan: Scan, yaw: float, scale: float, shift: float) -> SimpleNamespace:
+    """What a report says of a shape found with these errors, `shift` in radii of the shape."""
     wrong = Similarity(scale, pose.about_y(np.radians(yaw)), np.array([shift * BALL_RADIUS, 0.0, 0.0]))
-    return scan.to_scan.after(wrong).inverse().matrix().tolist()
+    found = scan.to_scan.after(wrong)
+    return SimpleNamespace(
+        scan_to_canonical=found.inverse().matrix().tolist(),
+        center=found.translation.tolist(),
+        radius=found.scale * BALL_RADIUS,
+    )
 
 
 @pytest.mark.parametrize(("yaw", "fold", "error"), [(7, 1, 7), (-170, 1, 170), (170, 2, 10), (94, 4, 4)])
@@ -161,18 +167,18 @@ def test_errors_of_a_pose_are_those_it_was_given(
     crate: Shape, data: Path, yaw: float, fold: int, error: float
 ) -> None:
     scan = Subject(crate, 1, Noise(), seed=0).scan(data)
-    errors = pose.errors_of(similarity_off_by(scan, yaw, 1.05, 0.2), scan, fold)
+    errors = pose.errors_of(found_off_by(scan, yaw, 1.05, 0.2), scan, fold)
     assert errors.yaw == pytest.approx(error)
     assert errors.scale == pytest.approx(0.05)
     assert errors.translation == pytest.approx(0.2)
     assert errors.success == (error < 10)
-    right = pose.errors_of(scan.to_scan.inverse().matrix().tolist(), scan, 1)
+    right = pose.errors_of(found_off_by(scan, 0, 1.0, 0.0), scan, 1)
     assert (right.yaw, right.scale, right.translation) == pytest.approx((0, 0, 0), abs=1e-6)
 
 
 def test_a_round_shape_has_every_yaw(crate: Shape, data: Path) -> None:
     scan = Subject(crate, 1, Noise(), seed=0).scan(data)
-    assert pose.errors_of(similarity_off_by(scan, 77, 1.0, 0.0), scan, pose.ROUND).yaw == 0
+    assert pose.errors_of(found_off_by(scan, 77, 1.0, 0.0), scan, pose.ROUND).yaw == 0
 
 
 def test_the_benchmark_of_poses_tells_errors_and_chamfer_distances(

@@ -10,7 +10,7 @@ import trimesh
 from scipy.spatial.transform import Rotation
 
 from model.frame import Similarity
-from model.mesh import Mesh, distances_to, simplified, to_glb, to_trimesh
+from model.mesh import Mesh, components_of, distances_to, simplified, to_glb, to_trimesh
 
 
 @pytest.fixture
@@ -74,3 +74,15 @@ def test_distances_are_those_to_faces_not_to_vertices() -> None:
     distances, nearest = distances_to(box, np.array([[0.8, 0.9, 1.5], [0.0, 0.0, 0.0], [2.0, 2.0, 1.0]]))
     assert distances == pytest.approx([0.5, 1.0, np.sqrt(2)])
     assert box.vertices[nearest[0]] == pytest.approx([1, 1, 1])
+
+
+def test_parts_stay_whose_area_is_a_share_of_the_largest(ball: Mesh) -> None:
+    def beside(mesh: Mesh, radius: float, x: float) -> Mesh:
+        vertices = np.concatenate([mesh.vertices, 2 * radius * ball.vertices + [x, 0, 0]], dtype=np.float32)
+        return Mesh(vertices, np.concatenate([mesh.faces, ball.faces + len(mesh.vertices)], dtype=np.int32))
+
+    three = beside(beside(Mesh(ball.vertices, ball.faces), 0.1, 1.0), 0.04, 2.0)  # areas 1, 0.04 and 0.0064
+    for share, count in ((0.0, 3), (0.01, 2), (0.1, 1), (1.0, 1)):
+        kept = components_of(three, share)
+        assert to_trimesh(kept).body_count == count
+        assert to_trimesh(kept).is_watertight
