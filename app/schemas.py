@@ -78,6 +78,9 @@ class CompletionOptions(BaseModel):
     color: Literal["scan", "uncertainty", "none"] = Field(
         default="scan", description="What colours the mesh: the scan's colours, how sure it is, or nothing."
     )
+    draco: bool = Field(
+        default=False, description="Whether the GLB is compressed with Draco; it then has no deviations."
+    )
     seed: int = Field(default=0, ge=0, lt=2**31, description="The same seed and scan give the same mesh.")
     start_from: str | None = Field(
         default=None,

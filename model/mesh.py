@@ -116,9 +116,9 @@ def export(
 
     `up` (3, 3) turns the frame's up axis to +y. glTF viewers take +y for up: a GLB gets the turn as the
     matrix of its root node, so that it stands upright there, and tools that turn +y back to their own up
-    axis have the scan's coordinates again. `draco` compresses a GLB (needs DracoPy). PLY carries
-    normals, colours and deviation, OBJ normals and colours, STL shape alone. Colours are sRGB but in a GLB,
-    where glTF wants linear ones.
+    axis have the scan's coordinates again. `draco` compresses a GLB, which then carries no deviation. PLY
+    carries normals, colours and deviation, OBJ normals and colours, STL shape alone. Colours are sRGB but
+    in a GLB, where glTF wants linear ones.
     Raises ValueError for another format.
     """
     if format == "glb":
@@ -143,8 +143,10 @@ def _bytes(exported: Any) -> bytes:
 
 def to_glb(mesh: Mesh, *, up: NDArray[np.float64] | None = None, draco: bool = False) -> bytes:
     """The mesh as binary glTF 2.0; see `export`."""
-    extra = {"extension_draco": True} if draco else {}
-    return _as_glb(_scene([mesh], up), **extra)
+    if not draco:
+        return _as_glb(_scene([mesh], up))
+    # Trimesh leaves attributes of its users out of the compressed part, and their order is lost.
+    return _as_glb(_scene([replace(mesh, deviation=None)], up), extension_draco=True)
 
 
 def _scene(meshes: Sequence[Mesh], up: NDArray[np.float64] | None) -> trimesh.Scene:

@@ -106,7 +106,7 @@ def _complete(given: argparse.Namespace, options: CompletionOptions) -> None:
     for words in scan.warnings:
         print(words, file=sys.stderr)
     done = _run(scan, options, _code(given.start) if given.start else None)
-    _write(done, given)
+    _write(done, given, options.draco)
 
 
 def _code(report: Path) -> list[float]:
@@ -137,7 +137,7 @@ def _run(scan: Scan, options: CompletionOptions, start: list[float] | None) -> C
         return run(scan, options, show, start)
 
 
-def _write(done: Completion, given: argparse.Namespace) -> None:
+def _write(done: Completion, given: argparse.Namespace, draco: bool) -> None:
     """The mesh, its alternatives as `name-1.glb`, `name-2.glb`, …, and the report."""
     from pydantic_core import to_json
 
@@ -147,7 +147,7 @@ def _write(done: Completion, given: argparse.Namespace) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     for sample, mesh in enumerate([done.mesh, *done.alternatives]):
         path = output.with_stem(f"{output.stem}-{sample}") if sample else output
-        path.write_bytes(export(mesh, output.suffix[1:], up=done.up))
+        path.write_bytes(export(mesh, output.suffix[1:], up=done.up, draco=draco))
     if given.report:
         given.report.parent.mkdir(parents=True, exist_ok=True)
         given.report.write_bytes(to_json(done.report.to_dict(), indent=2, inf_nan_mode="null"))

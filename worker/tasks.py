@@ -43,7 +43,7 @@ def complete_scan(completion_id: str, options: dict[str, Any]) -> dict[str, Any]
         scan, wanted = storage.load_scan(completion_id), CompletionOptions.model_validate(options)
         completion = run(scan, wanted, reporter, _start(storage, wanted))
         report = completion.report.to_dict()
-        _store(storage, completion_id, completion, reporter)
+        _store(storage, completion_id, completion, wanted.draco, reporter)
         storage.save_report(completion_id, report)
         outcome = Outcome(status="succeeded", report=brief(report))
     except Cancelled:
@@ -81,7 +81,7 @@ def run(
     start: Sequence[float] | None = None,
 ) -> Completion:
     """Complete a scan with the model that the options name, from the code `start` (L,) if there is one."""
-    keywords = options.model_dump(exclude={"model", "start_from"})
+    keywords = options.model_dump(exclude={"model", "start_from", "draco"})
     keywords["up"] = up_of(scan, options)
     return completer(options.model).complete(views_of(scan), start=start, on_step=on_step, **keywords)
 
@@ -106,14 +106,16 @@ def brief(report: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in report.items() if name not in LONG}
 
 
-def _store(storage: Storage, completion_id: str, completion: Completion, reporter: Reporter) -> None:
+def _store(
+    storage: Storage, completion_id: str, completion: Completion, draco: bool, reporter: Reporter
+) -> None:
     """Keep each mesh in every format, so that the API converts nothing."""
     meshes = [completion.mesh, *completion.alternatives]
     files = [(sample, format) for sample in range(len(meshes)) for format in MESH_FORMATS]
     for step, (sample, format) in enumerate(files):
         # A million faces take seconds in some formats: between them one can still cancel.
         reporter.tell("export", step, len(files), residual=completion.report.residual, share=1.0)
-        file = export(meshes[sample], format, up=completion.up)
+        file = export(meshes[sample], format, up=completion.up, draco=draco)
         storage.save_mesh(completion_id, file, format, sample)
 
 

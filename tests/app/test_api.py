@@ -72,6 +72,7 @@ def test_every_option_is_taken(api):
         "components": "largest",
         "target_faces": 5000,
         "color": "uncertainty",
+        "draco": True,
         "seed": 7,
     }
     answer = submit(api, **options)

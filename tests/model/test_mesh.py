@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -86,3 +87,14 @@ def test_parts_stay_whose_area_is_a_share_of_the_largest(ball: Mesh) -> None:
         kept = components_of(three, share)
         assert to_trimesh(kept).body_count == count
         assert to_trimesh(kept).is_watertight
+
+
+def test_a_glb_compressed_with_draco_is_smaller_and_as_closed(ball: Mesh) -> None:
+    mesh = replace(ball, deviation=np.ones(len(ball.vertices), np.float32))
+    content = to_glb(mesh, draco=True)
+    assert b"KHR_draco_mesh_compression" in content and b"_DEVIATION" not in content
+    assert len(content) < 0.7 * len(to_glb(mesh))
+    scene = trimesh.load(io.BytesIO(content), file_type="glb", process=False)
+    (read,) = scene.geometry.values()
+    assert read.is_watertight
+    assert distances_to(ball, np.asarray(read.vertices, float))[0].max() < 1e-3

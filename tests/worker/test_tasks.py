@@ -97,12 +97,16 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
     return stub
 
 
+OF_THE_WORKER = {"model", "start_from", "draco"}
+"""Options that are none of the completer's."""
+
+
 def test_the_options_are_the_keywords_of_the_completer():
     keywords = inspect.signature(Completer.complete).parameters.values()
     given = {p.name: p.default for p in keywords if p.kind is p.KEYWORD_ONLY}
     known = {name: default for name, default in given.items() if name not in ("on_step", "start")}
     fields = CompletionOptions.model_fields
-    assert known.keys() == fields.keys() - {"model", "start_from"}
+    assert known.keys() == fields.keys() - OF_THE_WORKER
     assert {name: fields[name].default for name in known if name != "up"} == {
         name: default for name, default in known.items() if name != "up"
     }
@@ -164,7 +168,7 @@ def test_the_model_gets_every_view_and_every_option(work, stub):
             np.testing.assert_array_equal(getattr(seen, name), getattr(given, name))
     assert {name: stub.seen[name] for name in options} == options
     keywords = stub.seen.keys() - {"views", "on_step", "start"}
-    assert keywords == CompletionOptions.model_fields.keys() - {"model", "start_from"}
+    assert keywords == CompletionOptions.model_fields.keys() - OF_THE_WORKER
 
 
 @pytest.mark.parametrize(
@@ -210,7 +214,7 @@ def test_a_glb_stands_upright_by_its_node_and_the_others_are_in_the_scans_frame(
 
 
 def test_a_completion_can_be_cancelled_while_its_files_are_written(work, stub, settings, monkeypatch):
-    def slow(mesh, format, up):
+    def slow(mesh, format, up, draco):
         connect(settings, 1).set(cancel_key(f"{0:032x}"), 1)
         time.sleep(0.25)  # longer than the interval at which the worker looks
         return b""
@@ -225,6 +229,12 @@ def test_the_code_to_start_from_is_that_of_the_stored_report(work, stub):
     assert stub.seen["start"] is None
     work(sphere(), start_from=first.id)
     assert stub.seen["start"] == [0.25, -0.5]
+
+
+def test_the_glb_is_compressed_where_asked(work, settings):
+    plain, small = (work(sphere(), resolution=32, draco=draco) for draco in (False, True))
+    sizes = [Storage(settings.data_dir).mesh_path(one.id, "glb").stat().st_size for one in (plain, small)]
+    assert sizes[1] < 0.7 * sizes[0]
 
 
 def test_a_start_that_is_gone_is_told(work, stub, settings):
