@@ -194,18 +194,22 @@ def _require_extent(points: Array) -> None:
 
 def _observation_frame(points: Array, up: str | ArrayLike) -> Similarity:
     rotation = upright(up)
-    low, high = np.quantile(points @ rotation.T, [0.002, 0.998], axis=0)
-    radius = float(np.linalg.norm(high - low) / 2)
+    low, high, radius = _box(points @ rotation.T)
     if not radius > 1e-9 * (1 + float(np.abs(low + high).max())):
         raise UnusableScan("the scan's points all coincide: it has no extent to complete")
     return Similarity(1 / radius, rotation, -(low + high) / 2 / radius)
 
 
+def _box(points: Array) -> tuple[Array, Array, float]:
+    """Lower and upper corner (3,) of nearly all of (N, 3) points, and half the diagonal: their radius."""
+    low, high = np.quantile(points, [0.002, 0.998], axis=0)
+    return low, high, float(np.linalg.norm(high - low) / 2)
+
+
 def _smoothed(cloud: _Cloud, views: Sequence[View], rng: np.random.Generator) -> tuple[_Cloud, float]:
     """Points with less noise, where it is much and the sensor's place tells its direction; what is left."""
     noise = cleaning.local_noise(cloud.points)
-    low, high = np.quantile(cloud.points, [0.002, 0.998], axis=0)
-    target = SMOOTHED_TO * float(np.linalg.norm(high - low) / 2)
+    target = SMOOTHED_TO * _box(cloud.points)[2]
     if noise < target:
         return cloud, noise
     parts, left = [], [0.0]
