@@ -1,13 +1,14 @@
 """The decoder f(z, x): signed distance of point x for the shape with latent code z.
 
-DeepSDF section 3 and its figure 4, with an optional positional encoding of x. A layer that is fed
-the input sees z only through W_z·z + b, which is the same for every point of a shape. `fold` computes
-these constants once a code; everything else works on them.
+DeepSDF section 3 and its figure 4, with the variants that its published code can train and an optional
+positional encoding of x. A layer that is fed the input sees z only through W_z·z + b, which is the same
+for every point of a shape. `fold` computes these constants once a code; everything else works on them.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,16 +19,19 @@ from torch.nn.utils import parametrizations, parametrize
 
 @dataclass(frozen=True)
 class DecoderSpec:
-    """Shape of the network. The defaults are DeepSDF's own."""
+    """Shape of the network. The defaults are DeepSDF's own. Layers count from 0; the last, which reads the
+    distance out, is layer `depth`."""
 
     code_length: int = 256
     width: int = 512
     depth: int = 8  # hidden layers
-    skip_layer: int = 4  # the hidden layer whose input holds (z, x) again
+    skip_layer: int | Sequence[int] = 4  # the layer whose input holds (z, x) again, or several, or none
     octaves: int = 0  # positional encoding: sin and cos of 2^k·π/2·x for k < octaves
     weight_norm: bool = True
     dropout: float = 0.2
-    tanh: bool = True  # squash the output
+    tanh: int = 1  # how often the output is squashed
+    layer_norm: Sequence[int] = ()  # hidden layers that are layer-normalised
+    points_in_all: bool = False  # every layer sees x again
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for a card."""
@@ -37,6 +41,18 @@ class DecoderSpec:
     def point_features(self) -> int:
         """Length of an encoded point."""
         return 3 + 6 * self.octaves
+
+    @property
+    def fed(self) -> tuple[int, ...]:
+        """The layers whose input holds (z, x)."""
+        skips = (self.skip_layer,) if isinstance(self.skip_layer, int) else self.skip_layer
+        return (0, *sorted(set(skips)))
+
+    def given(self, layer: int) -> int:
+        """How many columns of a layer's input are not features of the layer before, but z and x."""
+        if layer in self.fed:
+            return self.code_length + self.point_features
+        return self.point_features if self.points_in_all else 0
 
 
 def encode_points(points: Tensor, octaves: int) -> Tensor:
@@ -57,22 +73,21 @@ class Decoder(nn.Module):
     def __init__(self, spec: DecoderSpec) -> None:
         super().__init__()
         self.spec = spec
-        fed = spec.code_length + spec.point_features
-        widths = [spec.width] * spec.depth
-        widths[spec.skip_layer - 1] -= fed  # the input takes the place of as many features
-        layers: list[nn.Module] = [nn.Linear(fed, widths[0])]
-        layers += [nn.Linear(spec.width, width) for width in widths[1:]]
+        inputs = [spec.given(0)] + [spec.width] * (spec.depth - 1)
+        # What a layer is given takes the place of as many features of the layer before.
+        outputs = [spec.width - spec.given(layer + 1) for layer in range(spec.depth)]
+        layers: list[nn.Module] = [nn.Linear(*sizes) for sizes in zip(inputs, outputs, strict=True)]
         if spec.weight_norm:
             layers = [parametrizations.weight_norm(layer) for layer in layers]
         self.hidden = nn.ModuleList(layers)
+        self.norms = nn.ModuleList(
+            nn.LayerNorm(size) if layer in spec.layer_norm else nn.Identity()
+            for layer, size in enumerate(outputs)
+        )
         self.last = nn.Linear(spec.width, 1)
 
-    def _fed(self) -> tuple[int, int]:
-        """The hidden layers whose input holds (z, x)."""
-        return 0, self.spec.skip_layer
-
     def _layer(self, index: int) -> nn.Linear:
-        layer = self.hidden[index]
+        layer = self.last if index == self.spec.depth else self.hidden[index]
         assert isinstance(layer, nn.Linear)
         return layer
 
@@ -85,7 +100,7 @@ class Decoder(nn.Module):
     def fold(self, codes: Tensor) -> list[Tensor]:
         """Constants W_z·z + b of the fed layers for (S, L) codes: a list of (S, width)."""
         constants = []
-        for index in self._fed():
+        for index in self.spec.fed:
             layer = self._layer(index)
             code_weight, _ = self._split(layer.weight)
             constants.append(nn.functional.linear(codes, code_weight, layer.bias))
@@ -93,7 +108,7 @@ class Decoder(nn.Module):
 
     def code_weights(self) -> list[Tensor]:
         """W_z of the fed layers, each (width, L): how the constants of `fold` move with the code."""
-        return [self._split(self._layer(index).weight)[0] for index in self._fed()]
+        return [self._split(self._layer(index).weight)[0] for index in self.spec.fed]
 
     def evaluate(self, constants: list[Tensor], points: Tensor) -> Tensor:
         """Signed distances (S, N) of (S, N, 3) points.
@@ -102,24 +117,27 @@ class Decoder(nn.Module):
         """
         encoded = encode_points(points, self.spec.octaves)
         features, fed = encoded, iter(constants)
-        for index in range(self.spec.depth):
-            layer = self._layer(index)
-            if index in self._fed():
-                _, weight = self._split(layer.weight)
-                seen = features if index == 0 else torch.cat([features, encoded.to(features.dtype)], dim=-1)
-                features = nn.functional.linear(seen, weight) + next(fed)
-            else:
-                features = layer(features)
-            features = torch.relu(features)
+        for index, norm in enumerate(self.norms):
+            features = torch.relu(norm(self._pass(index, features, encoded, fed)))
             if self.spec.dropout and self.training:
                 features = nn.functional.dropout(features, self.spec.dropout)
-        return self._read_out(features)
-
-    def _read_out(self, features: Tensor) -> Tensor:
         # bfloat16 has steps of 0.0005 at the clamping distance: the last layer stays in float32.
         with torch.autocast(features.device.type, enabled=False):
-            distance: Tensor = self.last(features.float()).squeeze(-1)
-        return distance.tanh() if self.spec.tanh else distance
+            distance = self._pass(self.spec.depth, features.float(), encoded, fed).squeeze(-1)
+        for _ in range(self.spec.tanh):
+            distance = distance.tanh()
+        return distance
+
+    def _pass(self, index: int, features: Tensor, encoded: Tensor, fed: Iterator[Tensor]) -> Tensor:
+        """What a layer makes of the features before it and of what it is given."""
+        layer = self._layer(index)
+        if index and self.spec.given(index):
+            features = torch.cat([features, encoded.to(features.dtype)], dim=-1)
+        if index in self.spec.fed:
+            _, weight = self._split(layer.weight)
+            return nn.functional.linear(features, weight) + next(fed)
+        seen: Tensor = layer(features)
+        return seen
 
     def forward(self, codes: Tensor, points: Tensor) -> Tensor:
         """Signed distances (S, N) for (S, L) codes and (S, N, 3) points."""

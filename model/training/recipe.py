@@ -37,21 +37,24 @@ class DecoderRecipe(_Section):
     code_length: int = Field(64, gt=0)
     width: int = Field(256, gt=0)
     depth: int = Field(8, ge=2)
-    skip_layer: int = Field(4, gt=0)
+    skip_layer: int | tuple[int, ...] = 4
     octaves: int = Field(5, ge=0)
     weight_norm: bool = False
     dropout: float = Field(0.0, ge=0, lt=1)
-    tanh: bool = False
+    tanh: int = Field(0, ge=0, le=2, description="how often the output is squashed")
+    layer_norm: tuple[int, ...] = ()
+    points_in_all: bool = False
 
     @model_validator(mode="after")
-    def _skip_fits(self) -> DecoderRecipe:
-        fed = self.code_length + self.spec().point_features
-        if self.skip_layer >= self.depth:
-            raise ValueError(f"skip_layer {self.skip_layer} must be below depth {self.depth}")
-        if fed >= self.width:
-            raise ValueError(
-                f"width {self.width} must exceed the {fed} inputs that the skip layer is fed again"
-            )
+    def _layers_exist_and_are_wide_enough(self) -> DecoderRecipe:
+        spec = self.spec()
+        if not all(1 <= layer <= self.depth for layer in spec.fed[1:]):
+            raise ValueError(f"skip_layer {self.skip_layer} must be within 1 and depth {self.depth}")
+        if not all(0 <= layer < self.depth for layer in self.layer_norm):
+            raise ValueError(f"layer_norm {self.layer_norm} names layers beyond the {self.depth} hidden ones")
+        given = max(spec.given(layer) for layer in range(1, self.depth + 1))
+        if given >= self.width:
+            raise ValueError(f"width {self.width} must exceed the {given} inputs that a layer is given again")
         return self
 
     def spec(self) -> DecoderSpec:

@@ -54,9 +54,10 @@ def saved(folder: Path, decoder: Decoder) -> Checkpoint:
     "spec",
     [
         DecoderSpec(code_length=4, width=32, depth=4, skip_layer=2),
-        DecoderSpec(4, 48, 3, 2, octaves=2, weight_norm=False, dropout=0.0, tanh=False),
+        DecoderSpec(4, 48, 3, 2, octaves=2, weight_norm=False, dropout=0.0, tanh=0),
+        DecoderSpec(4, 32, 4, (1, 3), tanh=2, layer_norm=(0, 2), points_in_all=True),
     ],
-    ids=["weight norm, dropout and tanh", "plain, encoded points"],
+    ids=["weight norm, dropout and tanh", "plain, encoded points", "every variant"],
 )
 def test_a_loaded_decoder_gives_the_distances_of_the_saved_one(spec: DecoderSpec, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -65,6 +66,15 @@ def test_a_loaded_decoder_gives_the_distances_of_the_saved_one(spec: DecoderSpec
     before = decoder(codes, points).detach()
     loaded = saved(tmp_path, decoder)
     assert torch.allclose(loaded.decoder(codes, points), before, atol=1e-6)
+
+
+def test_a_card_from_before_the_variants_is_read_as_it_was_meant(copied: Path) -> None:
+    """`tanh` was true or false then, and there was one skip layer and nothing else."""
+    card = json.loads((copied / CARD_FILE).read_text())
+    before = load_checkpoint(copied, "cpu").decoder.spec
+    old = {key: card["decoder"][key] for key in card["decoder"] if key not in ("layer_norm", "points_in_all")}
+    (copied / CARD_FILE).write_text(json.dumps({**card, "decoder": {**old, "tanh": bool(old["tanh"])}}))
+    assert replace(load_checkpoint(copied, "cpu").decoder.spec, layer_norm=[]) == before
 
 
 def test_a_loaded_checkpoint_is_frozen_named_and_in_evaluation(tmp_path: Path) -> None:

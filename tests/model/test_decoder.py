@@ -6,14 +6,20 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.decoder import Decoder, DecoderSpec, encode_points, without_weight_norm
 
 SPECS = {
     "as published, small": DecoderSpec(code_length=5, width=24, depth=4, skip_layer=2, dropout=0.2),
     "encoded points, no tanh": DecoderSpec(
-        code_length=5, width=48, depth=4, skip_layer=3, octaves=3, weight_norm=False, dropout=0.0, tanh=False
+        code_length=5, width=48, depth=4, skip_layer=3, octaves=3, weight_norm=False, dropout=0.0, tanh=0
+    ),
+    "several skips, the last layer among them": DecoderSpec(5, 24, 4, (2, 1, 4), dropout=0.0),
+    "no skip, squashed twice": DecoderSpec(5, 24, 4, (), dropout=0.0, tanh=2),
+    "layers normalised": DecoderSpec(5, 24, 4, 2, 0, False, 0.0, layer_norm=(0, 1, 3)),
+    "points in all layers": DecoderSpec(
+        5, 48, 4, (2,), octaves=1, weight_norm=False, dropout=0.0, tanh=0, points_in_all=True
     ),
 }
 
@@ -22,7 +28,11 @@ SPECS = {
 def decoder(request: pytest.FixtureRequest) -> Decoder:
     """A random decoder in evaluation."""
     torch.manual_seed(0)
-    return Decoder(request.param).eval()
+    decoder = Decoder(request.param).eval()
+    for norm in decoder.norms:  # away from the start, where weights are ones and biases zeros
+        for part in norm.parameters():
+            nn.init.normal_(part)
+    return decoder
 
 
 def inputs(decoder: Decoder, shapes: int = 3, points: int = 7) -> tuple[Tensor, Tensor]:
@@ -33,19 +43,37 @@ def inputs(decoder: Decoder, shapes: int = 3, points: int = 7) -> tuple[Tensor, 
 
 def straightforward(decoder: Decoder, codes: Tensor, points: Tensor) -> Tensor:
     """The network as the paper draws it: (z, x) put together for each point, and again at the skip."""
-    encoded = encode_points(points, decoder.spec.octaves)
+    spec, encoded = decoder.spec, encode_points(points, decoder.spec.octaves)
     given = torch.cat([codes.unsqueeze(1).expand(-1, points.shape[1], -1), encoded], dim=-1)
+    skips = [spec.skip_layer] if isinstance(spec.skip_layer, int) else spec.skip_layer
     features = given
-    for index, layer in enumerate(decoder.hidden):
-        if index == decoder.spec.skip_layer:
+    for index, layer in enumerate([*decoder.hidden, decoder.last]):
+        if index in skips:
             features = torch.cat([features, given], dim=-1)
-        features = torch.relu(layer(features))
-    distance = decoder.last(features).squeeze(-1)
-    return distance.tanh() if decoder.spec.tanh else distance
+        elif index and spec.points_in_all:
+            features = torch.cat([features, encoded], dim=-1)
+        features = layer(features)
+        if index in spec.layer_norm:
+            norm = decoder.norms[index]
+            spread = features.var(dim=-1, unbiased=False, keepdim=True) + norm.eps
+            features = (features - features.mean(dim=-1, keepdim=True)) / spread.sqrt()
+            features = features * norm.weight + norm.bias
+        if index < spec.depth:
+            features = torch.relu(features)
+    distance = features.squeeze(-1)
+    for _ in range(spec.tanh):
+        distance = distance.tanh()
+    return distance
 
 
 def test_the_default_decoder_has_the_size_that_deepsdf_published() -> None:
     assert sum(part.numel() for part in Decoder(DecoderSpec()).parameters()) == 1_843_195
+
+
+def test_a_layer_norm_or_a_point_seen_again_costs_no_hidden_width() -> None:
+    """What a layer is given replaces features, as in the published code: every layer's input is as wide."""
+    spec = DecoderSpec(5, 48, 4, (2,), points_in_all=True, layer_norm=(1,))
+    assert [layer.in_features for layer in [*Decoder(spec).hidden, Decoder(spec).last]] == [8, 48, 48, 48, 48]
 
 
 def test_folding_the_code_gives_what_the_plain_network_gives(decoder: Decoder) -> None:

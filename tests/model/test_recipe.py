@@ -36,6 +36,12 @@ def test_what_is_written_is_set_and_the_rest_is_default(tmp_path: Path) -> None:
         ("[training]\nsteps = 0\n", "steps"),
         ("[samples]\nskin = -0.1\n", "skin"),
         ("[decoder]\ndropout = 1.0\n", "dropout"),
+        ("[decoder]\nskip_layer = 9\n", "skip_layer"),
+        ("[decoder]\nskip_layer = [0, 4]\n", "skip_layer"),
+        ("[decoder]\nlayer_norm = [8]\n", "layer_norm"),
+        ("[decoder]\nwidth = 97\n", "width 97 must exceed the 97"),
+        ("[decoder]\nwidth = 33\nskip_layer = []\npoints_in_all = true\n", "width 33 must exceed the 33"),
+        ("[decoder]\ntanh = 3\n", "tanh"),
         ('[training]\nsteps = "many"\n', "steps"),
     ],
 )
@@ -59,6 +65,12 @@ def test_the_defaults_build_a_decoder_of_their_own_size() -> None:
     recipe = DecoderRecipe()
     decoder = Decoder(recipe.spec())
     assert decoder.spec.to_dict() == recipe.model_dump()
+
+
+def test_what_the_network_may_look_like_is_read(tmp_path: Path) -> None:
+    text = "skip_layer = [2, 5]\nlayer_norm = [0, 1]\npoints_in_all = true\ntanh = true\n"
+    spec = read(tmp_path, f"[decoder]\n{text}").decoder.spec()
+    assert (spec.fed, tuple(spec.layer_norm), spec.points_in_all, spec.tanh) == ((0, 2, 5), (0, 1), True, 1)
 
 
 @pytest.mark.parametrize(
