@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,17 +12,20 @@ from numpy.typing import NDArray
 from rich.progress import track
 from torch import Tensor
 
+from model.checkpoint import VARIANT_MARK
 from model.training.recipe import Recipe
 from model.training.samples import read_quality, sample_path
 from model.training.sources import read_shapes
 
 
 class MissingSamples(Exception):
-    """There are no samples to train on; the message names the command that makes them."""
+    """There are no samples to train on; the message says what would help."""
 
 
 def sample_files(checkpoint: Path, data: Path, recipe: Recipe, split: str = "train") -> list[Path]:
     """Samples of all accepted shapes of a split, each followed by its variants. Raises MissingSamples."""
+    if recipe.samples.source is not None and recipe.samples.train_split is not None and split == "train":
+        return listed_files(recipe.samples.source, recipe.samples.train_split)
     folder = data / "samples" / recipe.name
     quality = read_quality(folder)
     variants = recipe.samples.variants if split == "train" else 0
@@ -34,6 +38,41 @@ def sample_files(checkpoint: Path, data: Path, recipe: Recipe, split: str = "tra
     if not accepted:
         raise MissingSamples(f"all {len(shapes)} shapes were rejected: see {folder / 'quality.csv'}")
     return [sample_path(folder, shape, variant) for shape in accepted for variant in range(variants + 1)]
+
+
+def listed_files(source: Path, split: Path) -> list[Path]:
+    """Samples in DeepSDF's data folder `source` of the shapes that its split file names, in that order.
+
+    Raises MissingSamples if the split cannot be read or a file is not there.
+    """
+    files = [source / "SdfSamples" / f"{shape}.npz" for shape in read_split(split)]
+    missing = [file for file in files if not file.is_file()]
+    if missing or not files:
+        first = f": {missing[0]} …" if missing else ""
+        raise MissingSamples(f"{len(missing)} of the {len(files)} shapes of {split} have no samples{first}")
+    return files
+
+
+def read_split(file: Path) -> list[str]:
+    """Shapes of one of DeepSDF's split files, {dataset: {class: [instance]}}, as "dataset/class/instance".
+
+    Raises MissingSamples if it cannot be read.
+    """
+    try:
+        split = json.loads(file.read_text(encoding="utf-8"))
+        shapes = [
+            f"{dataset}/{category}/{instance}"
+            for dataset, categories in split.items()
+            for category, instances in categories.items()
+            for instance in instances
+        ]
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise MissingSamples(
+            f"{file} is no split file ({{dataset: {{class: [instance]}}}}): {error}"
+        ) from error
+    if marked := [shape for shape in shapes if VARIANT_MARK in shape]:
+        raise MissingSamples(f"{file}: {marked[0]} has the mark of a variant, {VARIANT_MARK}: rename it")
+    return shapes
 
 
 @dataclass(frozen=True)
@@ -74,7 +113,9 @@ def load_sample_set(files: list[Path], points: int, seed: int = 0) -> SampleSet:
     for row, file in enumerate(track(files, "reading samples", transient=True)):
         with np.load(file) as sides:
             for side, key in enumerate(("pos", "neg")):
-                if not len(sides[key]):
+                rows = sides[key]
+                rows = rows[np.isfinite(rows).all(axis=1)]  # DeepSDF's own tools write some that are not
+                if not len(rows):
                     raise ValueError(f"{file} has no '{key}' samples: sample it anew with a larger skin")
-                samples[row, side] = _resized(sides[key], points // 2, rng)
+                samples[row, side] = _resized(rows, points // 2, rng)
     return SampleSet([file.stem for file in files], torch.from_numpy(samples))

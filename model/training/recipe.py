@@ -29,6 +29,20 @@ class SamplesRecipe(_Section):
     stretch: float = Field(0.28, ge=0, description="bound of the log stretch of each axis")
     bend: float = Field(0.09, ge=0, description="standard deviation of the lattice displacements, unit ball")
     seed: int = 0
+    source: Path | None = Field(None, description="DeepSDF's data folder to train on: with SdfSamples in it")
+    train_split: Path | None = Field(
+        None, description="DeepSDF's split file: which of its shapes to train on"
+    )
+
+    @model_validator(mode="after")
+    def _source_is_whole(self) -> SamplesRecipe:
+        if (self.source is None) != (self.train_split is None):
+            raise ValueError("source and train_split belong together: give both or neither")
+        if self.source is not None and "skin" not in self.model_fields_set:
+            raise ValueError(
+                "with a source, give the skin of its samples: 0 for those of DeepSDF's own tools"
+            )
+        return self
 
 
 class DecoderRecipe(_Section):

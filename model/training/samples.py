@@ -274,7 +274,7 @@ def _share(part: NDArray[np.bool_], whole: float) -> float:
 def _claim(folder: Path, recipe: SamplesRecipe) -> None:
     """Write down what the folder's samples are made with; more variants may be added later, nothing else."""
     path = folder / "recipe.json"
-    settings = recipe.model_dump(mode="json", exclude={"variants"})
+    settings = recipe.model_dump(mode="json", exclude={"variants", "source", "train_split"})
     if path.exists() and json.loads(path.read_text(encoding="utf-8")) != settings:
         raise SamplesError(f"{folder} holds samples made with other settings ({path.name}): remove it first")
     folder.mkdir(parents=True, exist_ok=True)

@@ -183,10 +183,9 @@ def export(trainer: Trainer, folder: Path) -> None:
         "name": recipe.name,
         "description": recipe.description,
         "category": recipe.category,
-        "licences": sorted({shape.licence for shape in read_shapes(folder) if shape.split == "train"}),
-        "attribution": "ATTRIBUTION.md",
+        **_terms(folder, recipe),
         "training_shapes": len(own),
-        "variants_per_shape": recipe.samples.variants,
+        "variants_per_shape": len(trainer.data.names) // len(own) - 1,
         "skin": recipe.samples.skin,
         "clamping_distance": recipe.training.clamping_distance,
         "code_length": recipe.decoder.code_length,
@@ -196,6 +195,14 @@ def export(trainer: Trainer, folder: Path) -> None:
     card |= steepness(trainer.decoder, trainer.codes, own).card()
     extents = trainer.data.extents()
     save_checkpoint(folder, trainer.decoder, trainer.codes, extents, trainer.data.names, card)
+
+
+def _terms(folder: Path, recipe: Recipe) -> dict[str, Any]:
+    """Under which terms the training shapes came: DeepSDF's files do not say."""
+    if recipe.samples.source is not None:
+        return {"licences": ["unknown"]}
+    licences = {shape.licence for shape in read_shapes(folder) if shape.split == "train"}
+    return {"licences": sorted(licences), "attribution": "ATTRIBUTION.md"}
 
 
 def _run_with_progress(trainer: Trainer, state_file: Path, log_file: Path) -> None:

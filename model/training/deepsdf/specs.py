@@ -1,0 +1,238 @@
+"""specs.json of a DeepSDF experiment: read, and turned into the settings of a recipe.
+
+`SETTINGS` is the whole translation: a new setting of the recipe that DeepSDF has too is one line there.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from model.training.dataset import MissingSamples, read_split
+from model.training.recipe import DecoderRecipe, Recipe
+
+ARCHITECTURE = "deep_sdf_decoder"
+SPECS_FILE = "specs.json"
+
+
+class BadExperiment(Exception):
+    """The experiment cannot be read, or the checkpoint cannot be written as one; the message says why."""
+
+
+class Network(BaseModel):
+    """`NetworkSpecs`: the arguments of the published decoder, with its defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dims: list[int]
+    dropout: list[int] | None = None
+    dropout_prob: float = 0.0
+    norm_layers: list[int] | None = None
+    latent_in: list[int] = []
+    weight_norm: bool = False
+    xyz_in_all: bool | None = None
+    use_tanh: bool = False
+    latent_dropout: bool = False  # in training alone
+
+
+@dataclass(frozen=True)
+class Specs:
+    """specs.json as it is, its network, and the shapes that it trains on."""
+
+    values: dict[str, Any]
+    network: Network
+    code_length: int
+    shapes: list[str] | None  # "dataset/class/instance" in the order of the codes; None: no split file found
+
+    @property
+    def clamping_distance(self) -> float:
+        """δ."""
+        return float(self.values.get("ClampingDistance", 0.1))
+
+    @property
+    def description(self) -> str:
+        """One line."""
+        given = self.values.get("Description", "")
+        return " ".join([given] if isinstance(given, str) else given)
+
+    @property
+    def category(self) -> str:
+        """The class of the shapes, where it is one and known."""
+        categories = {shape.split("/")[1] for shape in self.shapes or []}
+        return categories.pop() if len(categories) == 1 else "unknown"
+
+    def decoder(self) -> DecoderRecipe:
+        """The network as a recipe has it. Raises BadExperiment."""
+        try:
+            return DecoderRecipe(**_network(self))
+        except ValidationError as error:
+            raise BadExperiment(f"NetworkSpecs: {error}") from error
+
+
+def read_specs(file: Path, split: Path | None = None) -> Specs:
+    """Read specs.json; `split` is used in place of its TrainSplit. Raises BadExperiment.
+
+    A path in it is relative to the folder in which DeepSDF was run, which is often one above the
+    experiment's: it is looked for here, beside the file and in each folder above it.
+    """
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        network, length = Network(**values["NetworkSpecs"]), int(values["CodeLength"])
+    except (OSError, ValueError, KeyError, TypeError) as error:  # pydantic's errors are ValueErrors
+        raise BadExperiment(f"{file} cannot be read as DeepSDF's {SPECS_FILE}: {error!r}") from error
+    if values.get("NetworkArch", ARCHITECTURE) != ARCHITECTURE:
+        raise BadExperiment(
+            f"{file}: the network {values['NetworkArch']!r} is not known; only {ARCHITECTURE} can be read"
+        )
+    for name, inside in (("DataSource", "SdfSamples"), ("TrainSplit", "")):
+        if name in values:
+            values[name] = str(_found(Path(values[name]), file.parent, inside))
+    if split is not None:
+        values["TrainSplit"] = str(split)
+    return Specs(values, network, length, _shapes(values, required=split is not None))
+
+
+def recipe_text(specs: Specs, name: str, description: str, category: str) -> str:
+    """recipe.toml for a specs.json; what it cannot say stands in it as comments. Raises BadExperiment."""
+    settings: Settings = {"name": name, "description": description, "category": category, **ALWAYS}
+    notes = []
+    for spec, (translate, note) in SETTINGS.items():
+        if spec in specs.values or spec in DEFAULTS:
+            settings |= translate(specs)
+            notes += [f"{spec}: {note}"] if note else []
+    for spec in specs.values.keys() - SETTINGS.keys():
+        notes.append(f"{spec} = {json.dumps(specs.values[spec])}: not taken over")
+    text = "\n".join([*(f"# {note}" for note in sorted(notes)), *_toml(settings)]) + "\n"
+    try:
+        Recipe.model_validate(tomllib.loads(text))
+    except ValidationError as error:
+        raise BadExperiment(f"{SPECS_FILE} has a setting that a recipe cannot have: {error}") from error
+    return text
+
+
+Settings = dict[str, Any]
+"""By section and name, as "training.steps"."""
+
+
+def _as(setting: str, spec: str) -> Callable[[Specs], Settings]:
+    return lambda specs: {setting: specs.values.get(spec, DEFAULTS.get(spec))}
+
+
+def _network(specs: Specs) -> Settings:
+    network, depth = specs.network, len(specs.network.dims)
+    if len(set(network.dims)) != 1:
+        raise BadExperiment(f"hidden layers of different widths ({network.dims}) cannot be read")
+    if 0 in network.latent_in:
+        raise BadExperiment("latent_in names layer 0, which sees the code anyway: leave it out")
+    skips = tuple(sorted({layer for layer in network.latent_in if layer <= depth}))
+    normalised = network.norm_layers or []
+    return {
+        "code_length": specs.code_length,
+        "width": network.dims[0],
+        "depth": depth,
+        "skip_layer": skips[0] if len(skips) == 1 else skips,
+        "octaves": 0,
+        "weight_norm": network.weight_norm,
+        "dropout": network.dropout_prob if network.dropout else 0.0,
+        "tanh": 2 if network.use_tanh else 1,  # the published decoder always ends with one of its own
+        "layer_norm": () if network.weight_norm else tuple(layer for layer in normalised if layer < depth),
+        "points_in_all": bool(network.xyz_in_all),
+    }
+
+
+def _decoder(specs: Specs) -> Settings:
+    return {f"decoder.{name}": value for name, value in specs.decoder().model_dump().items()}
+
+
+def _steps(specs: Specs) -> Settings:
+    if specs.shapes is None:
+        return {}
+    per_step = specs.values.get("ScenesPerBatch", 1)
+    return {"training.steps": -(-specs.values["NumEpochs"] * len(specs.shapes) // per_step)}
+
+
+def _rates(specs: Specs) -> Settings:
+    first = [
+        one.get("Final", one.get("Initial", one.get("Value"))) for one in specs.values["LearningRateSchedule"]
+    ]
+    return dict(zip(("training.decoder_rate", "training.code_rate"), first, strict=False))
+
+
+def _penalty(specs: Specs) -> Settings:
+    wanted = specs.values.get("CodeRegularization", True)
+    weight = specs.values.get("CodeRegularizationLambda", DEFAULTS["CodeRegularizationLambda"])
+    return {"training.code_penalty": weight if wanted else 0.0}
+
+
+def _points(specs: Specs) -> Settings:
+    return {"training.points_per_shape": specs.values["SamplesPerScene"] // 2 * 2}
+
+
+def _nothing(specs: Specs) -> Settings:
+    return {}
+
+
+SETTINGS: dict[str, tuple[Callable[[Specs], Settings], str]] = {
+    "Description": (_nothing, ""),
+    "DataSource": (_as("samples.source", "DataSource"), ""),
+    "TrainSplit": (_as("samples.train_split", "TrainSplit"), ""),
+    "NetworkArch": (_nothing, ""),
+    "NetworkSpecs": (_decoder, "dropout on all hidden layers or none; none on the code"),
+    "CodeLength": (_nothing, ""),
+    "NumEpochs": (_steps, "steps = epochs · shapes / ScenesPerBatch; not known without the split file"),
+    "LearningRateSchedule": (
+        _rates,
+        "the first rates alone; here they rise and then fall along half a cosine",
+    ),
+    "SamplesPerScene": (_points, ""),
+    "ScenesPerBatch": (_as("training.shapes_per_step", "ScenesPerBatch"), ""),
+    "ClampingDistance": (_as("training.clamping_distance", "ClampingDistance"), ""),
+    "CodeRegularization": (_nothing, ""),
+    "CodeRegularizationLambda": (
+        _penalty,
+        "here of the squared norm, at once; there of the norm, over 100 epochs",
+    ),
+    "CodeInitStdDev": (_as("training.code_std", "CodeInitStdDev"), ""),
+}
+"""Which settings follow from each entry of specs.json, and what is different about them."""
+
+DEFAULTS: dict[str, Any] = {"CodeRegularizationLambda": 1e-4, "CodeInitStdDev": 1.0}
+"""What the published code takes where specs.json is silent and a recipe would take something else."""
+
+ALWAYS: Settings = {"samples.skin": 0.0, "samples.variants": 0, "training.float32_share": 1.0}
+"""What holds of every DeepSDF experiment: samples of the surface itself, no variants, float32 throughout."""
+
+
+def _toml(settings: Settings) -> Iterator[str]:
+    """Lines of TOML, the settings without a section first. JSON's scalars and lists are TOML's too."""
+    sections = sorted(
+        {key.rpartition(".")[0] for key in settings}, key=["", "samples", "decoder", "training"].index
+    )
+    for section in sections:
+        if section:
+            yield f"\n[{section}]"
+        for key, value in settings.items():
+            before, _, name = key.rpartition(".")
+            if before == section:
+                yield f"{name} = {json.dumps(value, ensure_ascii=False)}"
+
+
+def _shapes(values: dict[str, Any], required: bool) -> list[str] | None:
+    try:
+        return read_split(Path(values["TrainSplit"]))
+    except (KeyError, MissingSamples) as error:
+        if required:
+            raise BadExperiment(str(error)) from error
+        return None
+
+
+def _found(path: Path, beside: Path, inside: str) -> Path:
+    """The path where it exists with `inside` in it, absolute; as it is where that is nowhere."""
+    bases = [Path(), beside, *beside.resolve().parents]
+    return next(((base / path).resolve() for base in bases if (base / path / inside).exists()), path)
