@@ -47,6 +47,8 @@ def listed_files(source: Path, split: Path) -> list[Path]:
     """
     files = [source / "SdfSamples" / f"{shape}.npz" for shape in read_split(split)]
     missing = [file for file in files if not file.is_file()]
+    if marked := [file for file in files if VARIANT_MARK in file.stem]:
+        raise MissingSamples(f"{marked[0]} has the mark of a variant in its name, {VARIANT_MARK}: rename it")
     if missing or not files:
         first = f": {missing[0]} …" if missing else ""
         raise MissingSamples(f"{len(missing)} of the {len(files)} shapes of {split} have no samples{first}")
@@ -60,7 +62,7 @@ def read_split(file: Path) -> list[str]:
     """
     try:
         split = json.loads(file.read_text(encoding="utf-8"))
-        shapes = [
+        return [
             f"{dataset}/{category}/{instance}"
             for dataset, categories in split.items()
             for category, instances in categories.items()
@@ -70,9 +72,6 @@ def read_split(file: Path) -> list[str]:
         raise MissingSamples(
             f"{file} is no split file ({{dataset: {{class: [instance]}}}}): {error}"
         ) from error
-    if marked := [shape for shape in shapes if VARIANT_MARK in shape]:
-        raise MissingSamples(f"{file}: {marked[0]} has the mark of a variant, {VARIANT_MARK}: rename it")
-    return shapes
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from model.decoder import Decoder, DecoderSpec
 from model.field import DecodedField
 from model.frame import BALL_RADIUS
 from model.surface import NoSurface, zero_level
-from model.training.deepsdf.specs import ARCHITECTURE, SPECS_FILE, BadExperiment, Specs, read_specs
+from model.training.deepsdf.specs import ARCHITECTURE, SKIN, SPECS_FILE, BadExperiment, Specs, read_specs
 from model.training.lipschitz import Steepness, steepness
 
 PARAMETERS, CODES, SPLIT_FILE = "ModelParameters", "LatentCodes", "train_split.json"
@@ -52,7 +52,7 @@ def read_experiment(folder: Path, epoch: str = "latest", split: Path | None = No
     decoder = _decoder(specs, stored.get("model_state_dict", stored))
     codes = _codes(_load(folder / CODES / f"{epoch}.pth"), specs.code_length)
     names = _names(specs.shapes or [])
-    if len(names) != len(codes):
+    if len(names) != len(codes) or not own_rows(names):
         if split is not None:
             raise BadExperiment(f"{split} names {len(names)} shapes, but there are {len(codes)} codes")
         names = [f"shape_{number:04d}" for number in range(len(codes))]
@@ -66,14 +66,14 @@ def import_experiment(
 
     How steep the decoder is, and the extents of its shapes, are measured: that is what takes the time.
     """
-    device = choose_device(device)
+    device, own = choose_device(device), own_rows(experiment.names)
     decoder, codes = experiment.decoder.to(device), experiment.codes.to(device)
-    steep = steepness(decoder, codes, own_rows(experiment.names))
+    steep = steepness(decoder, codes, own)
     card = {
         **card,
-        "training_shapes": len(codes),
-        "variants_per_shape": 0,
-        "skin": 0.0,
+        "training_shapes": len(own),
+        "variants_per_shape": len(codes) // len(own) - 1,
+        "skin": experiment.specs.skin,
         "clamping_distance": experiment.specs.clamping_distance,
         "code_length": codes.shape[1],
         "parameters": sum(part.numel() for part in decoder.parameters()),
@@ -148,6 +148,7 @@ def _specs_of(checkpoint: Checkpoint, folder: Path) -> dict[str, Any]:
         },
         "CodeLength": spec.code_length,
         "ClampingDistance": checkpoint.clamping_distance,
+        SKIN: checkpoint.skin,
     }
 
 

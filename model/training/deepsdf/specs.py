@@ -20,6 +20,9 @@ from model.training.recipe import DecoderRecipe, Recipe
 ARCHITECTURE = "deep_sdf_decoder"
 SPECS_FILE = "specs.json"
 
+SKIN = "Skin"
+"""τ of a checkpoint that was exported. DeepSDF's own specs.json has no such entry, and its code looks past it."""
+
 
 class BadExperiment(Exception):
     """The experiment cannot be read, or the checkpoint cannot be written as one; the message says why."""
@@ -54,6 +57,11 @@ class Specs:
     def clamping_distance(self) -> float:
         """δ."""
         return float(self.values.get("ClampingDistance", 0.1))
+
+    @property
+    def skin(self) -> float:
+        """τ: the field is ±d − τ."""
+        return float(self.values.get(SKIN, 0.0))
 
     @property
     def description(self) -> str:
@@ -124,6 +132,12 @@ def _as(setting: str, spec: str) -> Callable[[Specs], Settings]:
     return lambda specs: {setting: specs.values.get(spec, DEFAULTS.get(spec))}
 
 
+def _source(specs: Specs) -> Settings:
+    if "TrainSplit" not in specs.values:
+        return {}
+    return {"samples.source": specs.values["DataSource"], "samples.train_split": specs.values["TrainSplit"]}
+
+
 def _network(specs: Specs) -> Settings:
     network, depth = specs.network, len(specs.network.dims)
     if len(set(network.dims)) != 1:
@@ -180,8 +194,8 @@ def _nothing(specs: Specs) -> Settings:
 
 SETTINGS: dict[str, tuple[Callable[[Specs], Settings], str]] = {
     "Description": (_nothing, ""),
-    "DataSource": (_as("samples.source", "DataSource"), ""),
-    "TrainSplit": (_as("samples.train_split", "TrainSplit"), ""),
+    "DataSource": (_source, ""),
+    "TrainSplit": (_nothing, ""),
     "NetworkArch": (_nothing, ""),
     "NetworkSpecs": (_decoder, "dropout on all hidden layers or none; none on the code"),
     "CodeLength": (_nothing, ""),
@@ -199,14 +213,15 @@ SETTINGS: dict[str, tuple[Callable[[Specs], Settings], str]] = {
         "here of the squared norm, at once; there of the norm, over 100 epochs",
     ),
     "CodeInitStdDev": (_as("training.code_std", "CodeInitStdDev"), ""),
+    SKIN: (_as("samples.skin", SKIN), ""),
 }
 """Which settings follow from each entry of specs.json, and what is different about them."""
 
-DEFAULTS: dict[str, Any] = {"CodeRegularizationLambda": 1e-4, "CodeInitStdDev": 1.0}
+DEFAULTS: dict[str, Any] = {"CodeRegularizationLambda": 1e-4, "CodeInitStdDev": 1.0, SKIN: 0.0}
 """What the published code takes where specs.json is silent and a recipe would take something else."""
 
-ALWAYS: Settings = {"samples.skin": 0.0, "samples.variants": 0, "training.float32_share": 1.0}
-"""What holds of every DeepSDF experiment: samples of the surface itself, no variants, float32 throughout."""
+ALWAYS: Settings = {"samples.variants": 0, "training.float32_share": 1.0}
+"""What holds of every DeepSDF experiment: no variants, float32 throughout."""
 
 
 def _toml(settings: Settings) -> Iterator[str]:
