@@ -549,7 +549,7 @@ def test_what_a_recipe_cannot_say_stands_in_it_as_a_comment(
     taken |= {"ScenesPerBatch", "ClampingDistance", "CodeRegularization"}
     assert spoken | taken == set(json.loads((tmp_path / "specs.json").read_text()))
     assert not spoken & taken
-    assert "# GradientClipNorm = 0.5: not taken over" in text
+    assert "# GradientClipNorm = 0.5: not taken over" in text and "CodeInitStdDev" not in spoken
     assert '# MyOwn = {"x": 1}: not taken over' in text
 
 
@@ -567,12 +567,21 @@ def test_other_schedules_and_switches_are_understood(
     assert (training.code_penalty, training.code_std, training.points_per_shape) == (0.0, 0.1, 100)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"ScenesPerBatch": 0}, "shapes_per_step"),
+        ({"ClampingDistance": "far"}, "clamping_distance"),
+        ({"SamplesPerScene": "many"}, "specs.json has a setting"),
+        ({"LearningRateSchedule": [{"Type": "Magic"}]}, "Magic"),
+    ],
+)
 def test_a_setting_that_a_recipe_cannot_have_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    changes: dict[str, Any], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "specs.json").write_text(json.dumps(specs_of({}, ScenesPerBatch=0)))
+    (tmp_path / "specs.json").write_text(json.dumps(specs_of({}, **changes)))
     assert main(["recipe", str(tmp_path / "specs.json")]) == 1
-    assert "shapes_per_step" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
 
 
 SOLIDS = {

@@ -42,6 +42,8 @@ def test_what_is_written_is_set_and_the_rest_is_default(tmp_path: Path) -> None:
         ("[decoder]\nwidth = 97\n", "width 97 must exceed the 97"),
         ("[decoder]\nwidth = 33\nskip_layer = []\npoints_in_all = true\n", "width 33 must exceed the 33"),
         ("[decoder]\ntanh = 3\n", "tanh"),
+        ('[samples]\nskin = 0\nsource = "data"\n', "source and train_split"),
+        ('[samples]\nsource = "data"\ntrain_split = "train.json"\n', "give the skin"),
         ('[training]\nsteps = "many"\n', "steps"),
     ],
 )

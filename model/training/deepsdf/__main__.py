@@ -29,6 +29,7 @@ def bring_in(options: argparse.Namespace) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     if options.attribution:
         shutil.copyfile(options.attribution, folder / "ATTRIBUTION.md")
+    print("measuring steepness and extents: minutes on a CPU", file=sys.stderr)
     import_experiment(experiment, folder, card, options.device)
     (folder / "recipe.toml").write_text(recipe, encoding="utf-8")
     return f"{folder}: epoch {experiment.epoch}, {len(experiment.codes)} codes, {experiment.names[0]} …"

@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
+import operator
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,7 +24,7 @@ ARCHITECTURE = "deep_sdf_decoder"
 SPECS_FILE = "specs.json"
 
 SKIN = "Skin"
-"""τ of a checkpoint that was exported. DeepSDF's own specs.json has no such entry, and its code looks past it."""
+"""τ of an exported checkpoint. DeepSDF's own files have no such entry, and its code looks past it."""
 
 
 class BadExperiment(Exception):
@@ -90,17 +93,18 @@ def read_specs(file: Path, split: Path | None = None) -> Specs:
     experiment's: it is looked for here, beside the file and in each folder above it.
     """
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        given = json.loads(file.read_text(encoding="utf-8"))
+        values = {name: value for name, value in given.items() if value is not None}
         network, length = Network(**values["NetworkSpecs"]), int(values["CodeLength"])
-    except (OSError, ValueError, KeyError, TypeError) as error:  # pydantic's errors are ValueErrors
+        for name, inside in (("DataSource", "SdfSamples"), ("TrainSplit", "")):
+            if name in values:
+                values[name] = str(_found(Path(values[name]), file.parent, inside))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadExperiment(f"{file} cannot be read as DeepSDF's {SPECS_FILE}: {error!r}") from error
     if values.get("NetworkArch", ARCHITECTURE) != ARCHITECTURE:
         raise BadExperiment(
             f"{file}: the network {values['NetworkArch']!r} is not known; only {ARCHITECTURE} can be read"
         )
-    for name, inside in (("DataSource", "SdfSamples"), ("TrainSplit", "")):
-        if name in values:
-            values[name] = str(_found(Path(values[name]), file.parent, inside))
     if split is not None:
         values["TrainSplit"] = str(split)
     return Specs(values, network, length, _shapes(values, required=split is not None))
@@ -108,34 +112,37 @@ def read_specs(file: Path, split: Path | None = None) -> Specs:
 
 def recipe_text(specs: Specs, name: str, description: str, category: str) -> str:
     """recipe.toml for a specs.json; what it cannot say stands in it as comments. Raises BadExperiment."""
-    settings: Settings = {"name": name, "description": description, "category": category, **ALWAYS}
-    notes = []
-    for spec, (translate, note) in SETTINGS.items():
-        if spec in specs.values or spec in DEFAULTS:
-            settings |= translate(specs)
-            notes += [f"{spec}: {note}"] if note else []
-    for spec in specs.values.keys() - SETTINGS.keys():
-        notes.append(f"{spec} = {json.dumps(specs.values[spec])}: not taken over")
-    text = "\n".join([*(f"# {note}" for note in sorted(notes)), *_toml(settings)]) + "\n"
+    head = {"name": name, "description": description, "category": category}
+    values = {**DEFAULTS, **specs.values}
     try:
+        settings = [SETTINGS[spec][0](values[spec], specs) for spec in SETTINGS if spec in values]
+        text = "\n".join([*_notes(values), *_toml(functools.reduce(operator.or_, settings, head | ALWAYS))])
         Recipe.model_validate(tomllib.loads(text))
-    except ValidationError as error:
+    except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:
         raise BadExperiment(f"{SPECS_FILE} has a setting that a recipe cannot have: {error}") from error
-    return text
+    return text + "\n"
 
 
 Settings = dict[str, Any]
 """By section and name, as "training.steps"."""
 
+Translate = Callable[[Any, Specs], Settings]
+"""What follows from the value of an entry, and from the rest of specs.json."""
 
-def _as(setting: str, spec: str) -> Callable[[Specs], Settings]:
-    return lambda specs: {setting: specs.values.get(spec, DEFAULTS.get(spec))}
+
+def _as(setting: str) -> Translate:
+    return lambda value, specs: {setting: value}
 
 
-def _source(specs: Specs) -> Settings:
+def _elsewhere(value: Any, specs: Specs) -> Settings:
+    """Spoken for by another entry, or of no consequence."""
+    return {}
+
+
+def _source(value: Any, specs: Specs) -> Settings:
     if "TrainSplit" not in specs.values:
         return {}
-    return {"samples.source": specs.values["DataSource"], "samples.train_split": specs.values["TrainSplit"]}
+    return {"samples.source": value, "samples.train_split": specs.values["TrainSplit"]}
 
 
 def _network(specs: Specs) -> Settings:
@@ -160,76 +167,70 @@ def _network(specs: Specs) -> Settings:
     }
 
 
-def _decoder(specs: Specs) -> Settings:
-    return {f"decoder.{name}": value for name, value in specs.decoder().model_dump().items()}
+def _decoder(value: Any, specs: Specs) -> Settings:
+    return {f"decoder.{name}": setting for name, setting in specs.decoder().model_dump().items()}
 
 
-def _steps(specs: Specs) -> Settings:
+def _steps(epochs: int, specs: Specs) -> Settings:
     if specs.shapes is None:
         return {}
-    per_step = specs.values.get("ScenesPerBatch", 1)
-    return {"training.steps": -(-specs.values["NumEpochs"] * len(specs.shapes) // per_step)}
+    return {"training.steps": math.ceil(epochs * len(specs.shapes) / specs.values.get("ScenesPerBatch", 1))}
 
 
-def _rates(specs: Specs) -> Settings:
-    first = [
-        one.get("Final", one.get("Initial", one.get("Value"))) for one in specs.values["LearningRateSchedule"]
-    ]
-    return dict(zip(("training.decoder_rate", "training.code_rate"), first, strict=False))
+def _rates(schedules: list[dict[str, Any]], specs: Specs) -> Settings:
+    names = {"Step": "Initial", "Warmup": "Final", "Constant": "Value"}
+    highest = [schedule[names[schedule["Type"]]] for schedule in schedules]
+    return dict(zip(("training.decoder_rate", "training.code_rate"), highest, strict=True))
 
 
-def _penalty(specs: Specs) -> Settings:
-    wanted = specs.values.get("CodeRegularization", True)
-    weight = specs.values.get("CodeRegularizationLambda", DEFAULTS["CodeRegularizationLambda"])
-    return {"training.code_penalty": weight if wanted else 0.0}
+def _penalty(weight: float, specs: Specs) -> Settings:
+    return {"training.code_penalty": weight if specs.values.get("CodeRegularization", True) else 0.0}
 
 
-def _points(specs: Specs) -> Settings:
-    return {"training.points_per_shape": specs.values["SamplesPerScene"] // 2 * 2}
+def _points(count: int, specs: Specs) -> Settings:
+    return {"training.points_per_shape": count // 2 * 2}
 
 
-def _nothing(specs: Specs) -> Settings:
-    return {}
-
-
-SETTINGS: dict[str, tuple[Callable[[Specs], Settings], str]] = {
-    "Description": (_nothing, ""),
+SETTINGS: dict[str, tuple[Translate, str]] = {
+    "Description": (_elsewhere, ""),
     "DataSource": (_source, ""),
-    "TrainSplit": (_nothing, ""),
-    "NetworkArch": (_nothing, ""),
-    "NetworkSpecs": (_decoder, "dropout on all hidden layers or none; none on the code"),
-    "CodeLength": (_nothing, ""),
-    "NumEpochs": (_steps, "steps = epochs · shapes / ScenesPerBatch; not known without the split file"),
-    "LearningRateSchedule": (
-        _rates,
-        "the first rates alone; here they rise and then fall along half a cosine",
-    ),
+    "TrainSplit": (_elsewhere, ""),
+    "NetworkArch": (_elsewhere, ""),
+    "NetworkSpecs": (_decoder, "dropout is on all hidden layers or on none, and never on the code"),
+    "CodeLength": (_elsewhere, ""),
+    "NumEpochs": (_steps, "steps are epochs · shapes / ScenesPerBatch, where the split file is found"),
+    "LearningRateSchedule": (_rates, "the highest rates are taken; they rise, then fall along a cosine"),
     "SamplesPerScene": (_points, ""),
-    "ScenesPerBatch": (_as("training.shapes_per_step", "ScenesPerBatch"), ""),
-    "ClampingDistance": (_as("training.clamping_distance", "ClampingDistance"), ""),
-    "CodeRegularization": (_nothing, ""),
+    "ScenesPerBatch": (_as("training.shapes_per_step"), ""),
+    "ClampingDistance": (_as("training.clamping_distance"), ""),
+    "CodeRegularization": (_elsewhere, ""),
     "CodeRegularizationLambda": (
         _penalty,
-        "here of the squared norm, at once; there of the norm, over 100 epochs",
+        "of the squared norm, and at once; DeepSDF's: of the norm, rising",
     ),
-    "CodeInitStdDev": (_as("training.code_std", "CodeInitStdDev"), ""),
-    SKIN: (_as("samples.skin", SKIN), ""),
+    "CodeInitStdDev": (_as("training.code_std"), ""),
+    SKIN: (_as("samples.skin"), ""),
 }
-"""Which settings follow from each entry of specs.json, and what is different about them."""
+"""Which settings follow from an entry of specs.json, and what is different about them."""
 
 DEFAULTS: dict[str, Any] = {"CodeRegularizationLambda": 1e-4, "CodeInitStdDev": 1.0, SKIN: 0.0}
-"""What the published code takes where specs.json is silent and a recipe would take something else."""
+"""What the published code takes where specs.json is silent, and a recipe would take something else."""
 
 ALWAYS: Settings = {"samples.variants": 0, "training.float32_share": 1.0}
 """What holds of every DeepSDF experiment: no variants, float32 throughout."""
 
 
+def _notes(values: dict[str, Any]) -> Iterator[str]:
+    """Comments: what is different, and what has no counterpart."""
+    for spec in sorted(values):
+        note = SETTINGS[spec][1] if spec in SETTINGS else "not taken over"
+        if note:
+            yield f"# {spec} = {json.dumps(values[spec], ensure_ascii=False)}: {note}"
+
+
 def _toml(settings: Settings) -> Iterator[str]:
     """Lines of TOML, the settings without a section first. JSON's scalars and lists are TOML's too."""
-    sections = sorted(
-        {key.rpartition(".")[0] for key in settings}, key=["", "samples", "decoder", "training"].index
-    )
-    for section in sections:
+    for section in ("", "samples", "decoder", "training"):
         if section:
             yield f"\n[{section}]"
         for key, value in settings.items():
