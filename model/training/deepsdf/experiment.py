@@ -1,7 +1,7 @@
 """A DeepSDF experiment folder: its decoder and codes in, or a checkpoint's out.
 
-What is in a file of weights decides, not what the version of torch or of DeepSDF that wrote it would have
-called it. Files are loaded with `weights_only`: to read them runs no code.
+Weights and codes are told by what a file holds, whichever version of torch or of DeepSDF wrote it. Files are
+loaded with `weights_only`: to read them runs no code.
 """
 
 from __future__ import annotations
@@ -228,7 +228,7 @@ def _plain_weights(stored: dict[str, Tensor]) -> dict[str, Tensor]:
     plain = {}
     for key, part in parts.items():
         layer, _, name = key.rpartition(".")
-        if name == "weight_v":
+        if name == "weight_v" and f"{layer}.weight_g" in parts:
             direction = torch.nn.functional.normalize(part, dim=1)
             plain[f"{layer}.weight"] = parts[f"{layer}.weight_g"] * direction
         elif name != "weight_g":
