@@ -18,7 +18,7 @@ from rich.table import Table
 
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.training.samples import read_quality, read_samples, sample_path
-from model.training.sources import Shape, SourceError, read_shapes
+from model.training.shapes import Shape, SourceError, read_shapes
 
 State = TypeVar("State")
 progress = Console(stderr=True)

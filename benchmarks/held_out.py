@@ -37,7 +37,7 @@ from model.mesh import Mesh, to_trimesh
 from model.metrics import Comparison, compare
 from model.observation import UnusableScan, View, observe
 from model.training.evaluate import FAILED, RESOLUTION, one_view, true_shape
-from model.training.sources import Shape, SourceError, read_shapes
+from model.training.shapes import Shape, SourceError, read_shapes
 from model.training.views import Camera, with_inverse_depth_noise
 from model.training.views import View as CameraView
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from model.checkpoint import VARIANT_MARK
 from model.training.recipe import Recipe
 from model.training.samples import read_quality, sample_path
-from model.training.sources import read_shapes
+from model.training.shapes import read_shapes
 
 
 class MissingSamples(Exception):

@@ -44,7 +44,7 @@ from model.starts import StartShapes
 from model.training.calibration import coverage, draw_reliability
 from model.training.report import Row, in_rows, save_sheet, write_report
 from model.training.samples import read_samples, sample_path
-from model.training.sources import Shape, read_shapes
+from model.training.shapes import Shape, read_shapes
 from model.training.views import View, depth_view, viewpoints
 
 Array = NDArray[np.float64]

@@ -37,8 +37,8 @@ from model.checkpoint import VARIANT_MARK
 from model.frame import Normalization, normalization_of
 from model.training.deform import deformed, draw_deformation
 from model.training.recipe import SamplesRecipe, load_recipe
+from model.training.shapes import Shape, SourceError, read_shapes
 from model.training.signs import CAMERAS, SEEN, Solid
-from model.training.sources import Shape, SourceError, read_shapes
 
 Floats = NDArray[np.float64]
 

@@ -25,7 +25,7 @@ from model.decoder import Decoder
 from model.training.dataset import MissingSamples, SampleSet, load_sample_set, sample_files
 from model.training.lipschitz import steepness
 from model.training.recipe import Recipe, TrainingRecipe, load_recipe
-from model.training.sources import read_shapes
+from model.training.shapes import read_shapes
 
 
 def clamped_l1(predicted: Tensor, true: Tensor, clamping_distance: float) -> Tensor:

@@ -21,7 +21,8 @@ from embreex.rtcore_scene import EmbreeScene
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from model.training.sources import Shape, read_shapes, write_ply
+from model.training.meshes import write_ply
+from model.training.shapes import Shape, read_shapes
 
 Floats = NDArray[np.float64]
 

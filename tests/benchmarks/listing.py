@@ -7,7 +7,7 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
-from model.training.sources import Shape
+from model.training.shapes import Shape
 
 COLUMNS = [field.name for field in fields(Shape) if field.name != "size"] + ["width", "height", "depth"]
 """Of shapes.csv."""

@@ -16,7 +16,7 @@ from shapes import ball_points, box
 from benchmarks import latent, surface
 from model.surface import ZeroLevel
 from model.training.samples import Quality, sample_path
-from model.training.sources import Shape, read_shapes
+from model.training.shapes import Shape, read_shapes
 
 UNSEEN = {"unseen_box": box(0.45, 0.4, 0.5), "rejected_box": box(0.4, 0.45, 0.5)}
 

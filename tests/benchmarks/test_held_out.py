@@ -21,7 +21,8 @@ from model.completion import Completer
 from model.frame import BALL_RADIUS, Similarity
 from model.mesh import Mesh
 from model.training.evaluate import true_shape
-from model.training.sources import Shape, read_shapes, write_ply
+from model.training.meshes import write_ply
+from model.training.shapes import Shape, read_shapes
 
 CRATE = {"crate": trimesh.creation.box((0.9, 0.8, 1.0))}
 Options = list[str]

@@ -16,8 +16,9 @@ pytest.importorskip("igl")
 
 from model.frame import BALL_RADIUS
 from model.training import deform, samples, signs
+from model.training.meshes import write_ply
 from model.training.recipe import SamplesRecipe
-from model.training.sources import Shape, write_ply
+from model.training.shapes import Shape
 
 Floats = NDArray[np.float64]
 

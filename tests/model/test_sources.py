@@ -15,6 +15,8 @@ import pytest
 trimesh = pytest.importorskip("trimesh")
 
 from model.training import sources  # noqa: E402  (after importorskip)
+from model.training.packages import read_member  # noqa: E402
+from model.training.shapes import SourceError, read_shapes  # noqa: E402
 
 CHAIRS = Path(__file__).parents[2] / "checkpoints" / "chairs"
 
@@ -137,14 +139,14 @@ def test_missing_apt_get_is_said_clearly(folder, monkeypatch, capsys):
 
 def test_missing_member_and_missing_list_are_said_clearly(folder, tmp_path, capsys):
     root = folder / "data" / "packages" / "toys"
-    with pytest.raises(sources.SourceError, match=r"nowhere\.obj"):
-        sources.read_member(root, "usr/share/Toys.sh3f!/toys/nowhere.obj")
+    with pytest.raises(SourceError, match=r"nowhere\.obj"):
+        read_member(root, "usr/share/Toys.sh3f!/toys/nowhere.obj")
     assert run(tmp_path / "elsewhere") == 1
     assert "shapes.csv" in capsys.readouterr().err
 
 
 def test_list_of_chairs_can_be_read():
-    shapes = sources.read_shapes(CHAIRS)
+    shapes = read_shapes(CHAIRS)
     assert len(shapes) == 65
     for shape in shapes:
         # The catalogue's own rotations are this exact.
@@ -154,20 +156,20 @@ def test_list_of_chairs_can_be_read():
 
 
 def test_ids_and_files_are_unique():
-    shapes = sources.read_shapes(CHAIRS)
+    shapes = read_shapes(CHAIRS)
     assert len({shape.id for shape in shapes}) == len(shapes)
     assert len({(shape.package, shape.file) for shape in shapes}) == len(shapes)
 
 
 def test_no_design_straddles_the_splits():
     splits = defaultdict(set)
-    for shape in sources.read_shapes(CHAIRS):
+    for shape in read_shapes(CHAIRS):
         splits[shape.group].add(shape.split)
     assert all(len(sides) == 1 for sides in splits.values())
 
 
 def test_every_split_is_there():
-    shapes = sources.read_shapes(CHAIRS)
+    shapes = read_shapes(CHAIRS)
     counts = {name: sum(shape.split == name for shape in shapes) for name in ("train", "val", "test")}
     assert counts == {"train": 48, "val": 6, "test": 11}
     assert len({shape.kind for shape in shapes if shape.split == "val"}) == 4
@@ -175,7 +177,7 @@ def test_every_split_is_there():
 
 def test_licences_are_free_of_copyleft_and_attributed():
     attribution = (CHAIRS / "ATTRIBUTION.md").read_text(encoding="utf-8")
-    for shape in sources.read_shapes(CHAIRS):
+    for shape in read_shapes(CHAIRS):
         assert shape.licence in {"CC0-1.0", "CC-BY-3.0", "CC-BY-3.0-US"}
         row = f"| {shape.id} | {shape.name} | {shape.author} | {shape.licence} | {shape.split} |"
         assert row in attribution

@@ -16,7 +16,7 @@ pytest.importorskip("embreex")
 from PIL import Image  # noqa: E402  (after importorskip: the extra `train` may be missing)
 
 from model.training import views  # noqa: E402
-from model.training.sources import read_shapes  # noqa: E402
+from model.training.shapes import read_shapes  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
