@@ -28,6 +28,9 @@ class SamplesRecipe(_Section):
     variants: int = Field(7, ge=0, description="deformed variants beside each training shape")
     stretch: float = Field(0.28, ge=0, description="bound of the log stretch of each axis")
     bend: float = Field(0.09, ge=0, description="standard deviation of the lattice displacements, unit ball")
+    recombined: float = Field(
+        0.0, ge=0, le=1, description="share of the variants that stand on the legs of another training shape"
+    )
     seed: int = 0
     source: Path | None = Field(None, description="DeepSDF's data folder to train on: with SdfSamples in it")
     train_split: Path | None = Field(

@@ -6,7 +6,8 @@ The signed distance is the trained one: ±d − τ, so that sheets and thin part
 Training shapes have deformed variants beside them, `<id>__v01.npz` …, each normalised anew.
 
 94 % of the points lie near the surface (uniform on it, plus Gaussian noise of two widths, half each), the
-rest uniform in the ball of radius 1. Every file is drawn from (seed, id, variant) alone, in random order.
+rest uniform in the ball of radius 1. Every file is drawn from (seed, id, variant) alone, in random order;
+of a recombined variant the list of training shapes is the other half (`model.training.recombine`).
 
 A shape is rejected where its inside depends on the exact place of the cameras: an open shell, into which few
 of them look. Of 65 chairs, 64 have a fragile share of 0.07 at most; the other, an armchair that is hollow and
@@ -22,11 +23,13 @@ import os
 import sys
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import trimesh
@@ -37,10 +40,12 @@ from model.checkpoint import VARIANT_MARK
 from model.frame import Normalization, normalization_of
 from model.training.deform import deformed, draw_deformation
 from model.training.recipe import SamplesRecipe, load_recipe
+from model.training.recombine import Parted, parting_height, recombined
 from model.training.shapes import Shape, SourceError, read_shapes
 from model.training.signs import CAMERAS, SEEN, Solid
 
 Floats = NDArray[np.float64]
+Result = TypeVar("Result")
 
 FRAGILE_SHARE = 0.25  # between the accepted and the rejected chairs, far from both
 FRAGILE_CAMERAS = 4
@@ -87,22 +92,38 @@ def make_samples(
     todo = [s for s in shapes if s.id not in known or not _complete(s, folder, recipe, known[s.id])]
     progress = progress or Progress(disable=True)
     task = progress.add_task("samples", total=len(shapes), completed=len(shapes) - len(todo))
-    for quality in _run(todo, data, folder, recipe, jobs):
+    stands = _stands(shapes, data, jobs) if recipe.recombined and todo else []
+    work = partial(sample_shape, data=data, folder=folder, recipe=recipe, stands=stands)
+    for quality in _each(work, todo, jobs):
         known[quality.id] = quality
         _write_quality(folder, known)
         progress.advance(task)
     return [known[shape.id] for shape in shapes]
 
 
-def sample_shape(shape: Shape, data: Path, folder: Path, recipe: SamplesRecipe) -> Quality:
+@dataclass(frozen=True)
+class Stand:
+    """A training shape that can be parted: others of its category may stand on its legs."""
+
+    shape: Shape
+    path: Path
+    height: float  # of the cut, normalised
+
+    def parted(self) -> Parted:
+        """Its triangles with the cut."""
+        return Parted(_normalised(self.path)[0], self.height)
+
+
+def sample_shape(
+    shape: Shape, data: Path, folder: Path, recipe: SamplesRecipe, stands: Sequence[Stand] = ()
+) -> Quality:
     """Write the missing files of one shape, unless it is rejected, and say how good they are."""
     start = time.perf_counter()
-    raw = read_triangles(shape.path(data))
-    normalization = normalization_of(raw.reshape(-1, 3))
-    triangles = normalization.apply(raw)
+    triangles, normalization = _normalised(shape.path(data))
     measured = measure(Solid(triangles), recipe.skin)
     rejected = _verdict(measured["fragile_share"])
-    written = 0 if rejected else _write_missing(shape, triangles, normalization, folder, recipe)
+    kin = [stand for stand in stands if stand.shape.category == shape.category]
+    written = 0 if rejected else _write_missing(shape, triangles, normalization, folder, recipe, kin)
     return Quality(
         shape.id,
         shape.category,
@@ -127,6 +148,12 @@ def read_triangles(path: Path) -> Floats:
     triangles: Floats = np.asarray(mesh.vertices, np.float64)[np.asarray(mesh.faces)]
     kept: Floats = triangles[areas(triangles) > 0]
     return kept
+
+
+def _normalised(path: Path) -> tuple[Floats, Normalization]:
+    raw = read_triangles(path)
+    normalization = normalization_of(raw.reshape(-1, 3))
+    return normalization.apply(raw), normalization
 
 
 def variant_of(triangles: Floats, recipe: SamplesRecipe, rng: np.random.Generator) -> Floats:
@@ -218,7 +245,12 @@ def read_quality(folder: Path) -> dict[str, Quality]:
 
 
 def _write_missing(
-    shape: Shape, triangles: Floats, normalization: Normalization, folder: Path, recipe: SamplesRecipe
+    shape: Shape,
+    triangles: Floats,
+    normalization: Normalization,
+    folder: Path,
+    recipe: SamplesRecipe,
+    stands: Sequence[Stand],
 ) -> int:
     """Write the files of a shape (its triangles normalised) that are not there yet; how many."""
     scale, offset = np.float32(normalization.scale), normalization.offset.astype(np.float32)
@@ -226,13 +258,39 @@ def _write_missing(
     missing = [v for v in _variants(shape, recipe) if not sample_path(folder, shape, v).exists()]
     for variant in missing:
         rng = np.random.default_rng([recipe.seed, zlib.crc32(shape.id.encode()), variant])
-        surface = variant_of(triangles, recipe, rng) if variant else triangles
+        design = _on_other_legs(shape, triangles, recipe, rng, stands) if variant else triangles
+        surface = variant_of(design, recipe, rng) if variant else triangles
         points = draw_points(surface, recipe, rng)
         distances = Solid(surface).signed_distance(points) - recipe.skin
         rows = np.column_stack([points, distances]).astype(np.float32)[rng.permutation(len(points))]
         negative = rows[:, 3] < 0
         _save(sample_path(folder, shape, variant), pos=rows[~negative], neg=rows[negative])
     return len(missing)
+
+
+def _on_other_legs(
+    shape: Shape, triangles: Floats, recipe: SamplesRecipe, rng: np.random.Generator, stands: Sequence[Stand]
+) -> Floats:
+    """The shape (normalised triangles) on the legs of another, for a share of the variants; else as it is."""
+    own = next((stand for stand in stands if stand.shape.id == shape.id), None)
+    others = [stand for stand in stands if stand.shape.group != shape.group]
+    if not (recipe.recombined and own and others) or rng.uniform() >= recipe.recombined:
+        return triangles
+    other = others[rng.integers(len(others))]
+    return recombined(Parted(triangles, own.height), other.parted())
+
+
+def _stands(shapes: Sequence[Shape], data: Path, jobs: int) -> list[Stand]:
+    """Every training shape that can be parted."""
+    train = sorted((shape for shape in shapes if shape.split == "train"), key=lambda shape: shape.id)
+    found = _each(partial(_stand, data=data), train, jobs)
+    return sorted((stand for stand in found if stand is not None), key=lambda stand: stand.shape.id)
+
+
+def _stand(shape: Shape, data: Path) -> Stand | None:
+    path = shape.path(data)
+    height = parting_height(_normalised(path)[0])
+    return None if height is None else Stand(shape, path, height)
 
 
 def _variants(shape: Shape, recipe: SamplesRecipe) -> range:
@@ -274,22 +332,25 @@ def _share(part: NDArray[np.bool_], whole: float) -> float:
 def _claim(folder: Path, recipe: SamplesRecipe) -> None:
     """Write down what the folder's samples are made with; more variants may be added later, nothing else."""
     path = folder / "recipe.json"
-    settings = recipe.model_dump(mode="json", exclude={"variants", "source", "train_split"})
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) != settings:
+    free = {"variants", "source", "train_split"}
+    settings = recipe.model_dump(mode="json", exclude=free)
+    if path.exists() and _made_with(path).model_dump(mode="json", exclude=free) != settings:
         raise SamplesError(f"{folder} holds samples made with other settings ({path.name}): remove it first")
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def _run(
-    shapes: Sequence[Shape], data: Path, folder: Path, recipe: SamplesRecipe, jobs: int
-) -> Iterator[Quality]:
-    """Sample shapes in processes of one core each; the results come as they are done."""
+def _made_with(path: Path) -> SamplesRecipe:
+    return SamplesRecipe.model_validate_json(path.read_text(encoding="utf-8"))
+
+
+def _each(work: Callable[[Shape], Result], shapes: Sequence[Shape], jobs: int) -> Iterator[Result]:
+    """Work on shapes in processes of one core each; the results come as they are done."""
     if jobs == 1:
-        yield from (sample_shape(shape, data, folder, recipe) for shape in shapes)
+        yield from map(work, shapes)
         return
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(sample_shape, shape, data, folder, recipe) for shape in shapes]
+        futures = [pool.submit(work, shape) for shape in shapes]
         try:
             yield from (future.result() for future in as_completed(futures))
         finally:
