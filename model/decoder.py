@@ -110,17 +110,23 @@ class Decoder(nn.Module):
         """W_z of the fed layers, each (width, L): how the constants of `fold` move with the code."""
         return [self._split(self._layer(index).weight)[0] for index in self.spec.fed]
 
-    def evaluate(self, constants: list[Tensor], points: Tensor) -> Tensor:
+    def evaluate(self, constants: list[Tensor], points: Tensor, depth: float | None = None) -> Tensor:
         """Signed distances (S, N) of (S, N, 3) points.
 
         `constants` are those of `fold`, as (S, 1, width), or (S, N, width) if each point has its own.
+        With a `depth` d below that of the network, its last layers are passed by: of layer i the share d − i
+        is used, within 0 and 1, and the rest is what came in (Curriculum DeepSDF, section 3.2).
         """
         encoded = encode_points(points, self.spec.octaves)
         features, fed = encoded, iter(constants)
-        for index, norm in enumerate(self.norms):
-            features = torch.relu(norm(self._pass(index, features, encoded, fed)))
+        depth = self.spec.depth if depth is None else depth
+        for index in range(math.ceil(depth)):
+            before = features
+            features = torch.relu(self.norms[index](self._pass(index, features, encoded, fed)))
             if self.spec.dropout and self.training:
                 features = nn.functional.dropout(features, self.spec.dropout)
+            if depth < index + 1:
+                features = torch.lerp(before, features, depth - index)
         # bfloat16 has steps of 0.0005 at the clamping distance: the last layer stays in float32.
         with torch.autocast(features.device.type, enabled=False):
             distance = self._pass(self.spec.depth, features.float(), encoded, fed).squeeze(-1)
@@ -139,9 +145,9 @@ class Decoder(nn.Module):
         seen: Tensor = layer(features)
         return seen
 
-    def forward(self, codes: Tensor, points: Tensor) -> Tensor:
-        """Signed distances (S, N) for (S, L) codes and (S, N, 3) points."""
-        return self.evaluate([constant.unsqueeze(1) for constant in self.fold(codes)], points)
+    def forward(self, codes: Tensor, points: Tensor, depth: float | None = None) -> Tensor:
+        """Signed distances (S, N) for (S, L) codes and (S, N, 3) points; `depth` as in `evaluate`."""
+        return self.evaluate([constant.unsqueeze(1) for constant in self.fold(codes)], points, depth)
 
     def distance_and_gradients(self, codes: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Signed distances (S, N), their gradients in the code (S, N, L) and in the point (S, N, 3).

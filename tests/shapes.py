@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from model.checkpoint import save_checkpoint
 from model.training.dataset import SampleSet
 from model.training.recipe import DecoderRecipe, Recipe, SamplesRecipe, TrainingRecipe
-from model.training.train import Trainer, run
+from model.training.trainer import Trainer, run
 
 Array = NDArray[np.float64]
 SignedDistance = Callable[[Array], Array]

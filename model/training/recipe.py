@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -79,25 +80,85 @@ class DecoderRecipe(_Section):
         return DecoderSpec(**self.model_dump())
 
 
+class Stage(_Section):
+    """One stage of a curriculum (Curriculum DeepSDF, ECCV 2020, section 3), from easy to exact."""
+
+    until: float = Field(gt=0, le=1, description="share of all steps at which the stage ends")
+    tolerance: float = Field(0.0, ge=0, description="ε: errors up to it cost nothing")
+    hardness: float = Field(0.0, ge=0, le=1, description="λ: hard samples weigh 1 + λ, easy ones 1 − λ")
+    depth: int | None = Field(None, ge=1, description="hidden layers in use; all if not given")
+
+
 class TrainingRecipe(_Section):
     """The optimisation of decoder and codes together (paper, section 4)."""
 
     steps: int = Field(20_000, gt=0)
     shapes_per_step: int = Field(16, gt=0)
     points_per_shape: int = Field(2048, gt=0, multiple_of=2)
+    batch_split: int = Field(1, gt=0, description="parts of a step that are computed one after the other")
+    shards: int | None = Field(
+        None, gt=0, description="parts that the shapes are dealt into; not given: one a process"
+    )
+
     clamping_distance: float = Field(0.1, gt=0)
+    curriculum: list[Stage] = Field([], description="stages of tolerance, hardness and depth, in order")
+    growth_share: float = Field(
+        0.05, ge=0, lt=1, description="share of the steps in which new layers of a stage are blended in"
+    )
+    eikonal_weight: float = Field(0.0, ge=0, description="weight of the mean (|∇f| − 1)²")
+    eikonal_points: int = Field(256, gt=0, description="points of each shape that the Eikonal term looks at")
+    eikonal_at: Literal["samples", "uniform"] = Field(
+        "samples", description="where they are: among the samples, or uniform in the cube around the ball"
+    )
+
+    schedule: Literal["cosine", "step", "constant"] = Field(
+        "cosine", description="how the learning rates go on after they have risen"
+    )
     decoder_rate: float = Field(1.5e-3, gt=0, description="peak learning rate of the decoder")
     code_rate: float = Field(3e-3, gt=0, description="peak learning rate of the codes")
     warmup_share: float = Field(0.02, ge=0, lt=1, description="share of the steps in which the rates rise")
+    step_share: float = Field(0.25, gt=0, le=1, description="schedule step: share of the steps between falls")
+    step_factor: float = Field(0.5, gt=0, le=1, description="schedule step: what a fall multiplies rates by")
+
     code_std: float = Field(0.1, gt=0, description="codes start as N(0, code_std²/L) draws")
-    code_penalty: float = Field(1e-4, ge=0, description="weight of the mean squared code norm")
-    code_noise: float = Field(0.0, ge=0, description="noise added to codes in training, per dimension")
-    weight_decay: float = Field(0.0, ge=0)
-    float32_share: float = Field(
-        0.2, ge=0, le=1, description="share of the steps, the last, without bfloat16"
+    code_penalty: float = Field(1e-4, ge=0, description="weight of the code prior")
+    code_prior: Literal["squared_norm", "norm", "gaussian"] = Field(
+        "squared_norm", description="what is penalised: ‖z‖², ‖z‖, or the distance from the codes' Gaussian"
     )
-    save_every: int = Field(500, gt=0, description="steps between resumable states, a multiple of 50")
+    penalty_share: float = Field(0.0, ge=0, le=1, description="share of the steps in which the penalty rises")
+    code_bound: float = Field(0.0, ge=0, description="longest code; 0: no bound")
+    code_noise: float = Field(0.0, ge=0, description="noise added to codes in training, per dimension")
+
+    weight_decay: float = Field(0.0, ge=0)
+    gradient_clip: float = Field(0.0, ge=0, description="longest gradient of the decoder; 0: no bound")
+    average_decay: float = Field(
+        0.0, ge=0, lt=1, description="decay of the moving average of weights and codes; 0: no average"
+    )
+
+    precision: Literal["bfloat16", "tf32", "float32"] = Field(
+        "bfloat16", description="of the steps before the last ones, where the processor has it"
+    )
+    float32_share: float = Field(
+        0.2, ge=0, le=1, description="share of the steps, the last, in final_precision"
+    )
+    final_precision: Literal["tf32", "float32"] = Field("float32", description="of the last steps")
+    compile: bool = Field(False, description="compile the network with torch.compile")
+
+    save_every: int = Field(500, gt=0, multiple_of=50, description="steps between resumable states")
+    snapshot_every: int = Field(
+        0, ge=0, multiple_of=50, description="steps between states that are kept for good; 0: none"
+    )
+    extra_snapshots: list[Annotated[int, Field(gt=0, multiple_of=50)]] = Field(
+        [], description="further steps after which the state is kept"
+    )
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _curriculum_goes_to_the_end(self) -> TrainingRecipe:
+        ends = [stage.until for stage in self.curriculum]
+        if ends and (ends != sorted(set(ends)) or ends[-1] != 1):
+            raise ValueError(f"curriculum: `until` must rise from stage to stage and end with 1, not {ends}")
+        return self
 
 
 class Recipe(_Section):
@@ -109,6 +170,17 @@ class Recipe(_Section):
     samples: SamplesRecipe = SamplesRecipe()
     decoder: DecoderRecipe = DecoderRecipe()
     training: TrainingRecipe = TrainingRecipe()
+
+    @model_validator(mode="after")
+    def _network_can_grow(self) -> Recipe:
+        depths = [stage.depth or self.decoder.depth for stage in self.training.curriculum]
+        if depths and (depths != sorted(depths) or depths[-1] != self.decoder.depth):
+            raise ValueError(f"curriculum: `depth` must not fall and end with {self.decoder.depth}: {depths}")
+        if depths and depths[0] <= max(self.decoder.spec().fed):
+            raise ValueError(
+                f"curriculum: `depth` {depths[0]} must exceed the layers fed the input again: {self.decoder.skip_layer}"
+            )
+        return self
 
 
 def load_recipe(folder: Path) -> Recipe:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from training_folders import make_training_folder
 
 from model.checkpoint import Checkpoint, load_checkpoint
 
@@ -13,3 +14,9 @@ from model.checkpoint import Checkpoint, load_checkpoint
 def tiny(tiny_checkpoint: Path) -> Checkpoint:
     """The tiny model of spheres and boxes, on the CPU."""
     return load_checkpoint(tiny_checkpoint, "cpu")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A checkpoint folder ready to train in; its samples are beside it, in `data`."""
+    return make_training_folder(tmp_path)

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from shapes import TINY_RECIPE, TINY_SOLIDS, tiny_samples
+from shapes import TINY_RECIPE, tiny_samples
+from training_folders import write_samples
 
 from model.checkpoint import load_checkpoint
 from model.training import train
 from model.training.dataset import MissingSamples, SampleSet, sample_files
+from model.training.losses import clamped_l1
 from model.training.recipe import Recipe, TrainingRecipe, load_recipe
-from model.training.samples import Quality
-from model.training.train import Trainer, clamped_l1, export, rate_share, run
+from model.training.schedules import rate_share
+from model.training.train import export, loaded
+from model.training.trainer import Trainer, run
 
 DATA = tiny_samples(600)
 
@@ -86,9 +87,13 @@ def test_the_loss_falls() -> None:
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:3])
 
 
+def shapes_seen(trainer: Trainer, steps: int) -> torch.Tensor:
+    return torch.cat([trainer.draws.order(step, 0) for step in range(steps)])
+
+
 def test_every_shape_is_seen_equally_often() -> None:
     trainer = Trainer(recipe(), DATA, "cpu")
-    seen = torch.cat([trainer._next_shapes() for _ in range(10)])
+    seen = shapes_seen(trainer, 10)
     assert (torch.bincount(seen) == 4).all()
     assert len(torch.bincount(seen)) == len(DATA.names) == 10
 
@@ -97,7 +102,7 @@ def test_a_step_may_ask_for_more_shapes_than_there_are() -> None:
     """A data set smaller than a batch was silently trained on nothing by the public code."""
     few = SampleSet(DATA.names[:2], DATA.samples[:2])
     trainer = Trainer(recipe(shapes_per_step=5), few, "cpu")
-    assert torch.bincount(torch.cat([trainer._next_shapes() for _ in range(2)])).tolist() == [5, 5]
+    assert torch.bincount(shapes_seen(trainer, 2)).tolist() == [5, 5]
     before = trainer.codes.detach().clone()
     trained(trainer, 2)
     assert not torch.equal(trainer.codes, before)
@@ -150,40 +155,10 @@ def test_the_log_tells_the_mean_loss_of_its_steps() -> None:
     assert np.allclose([line.loss for line in lines], expected, rtol=1e-5)
 
 
-HEADER = "id,name,category,kind,split,group,package,file,rotation,width,height,depth,author,licence"
-SHAPES = {
-    "sphere_0.5": ("train", "CC0-1.0"),
-    "box_0.35_0.5": ("train", "CC-BY-4.0"),
-    "box_0.5_0.5": ("test", "MIT"),
-}
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A checkpoint folder with recipe, shapes and (beside it, in `data`) samples, ready to train."""
-    made = tmp_path / "tiny"
-    made.mkdir()
-    (made / "recipe.toml").write_text(
-        'name = "tiny"\ndescription = "solids"\ncategory = "solid"\n'
-        "[samples]\nskin = 0.0\npoints = 400\nvariants = 0\n"
-        "[decoder]\ncode_length = 3\nwidth = 32\ndepth = 3\nskip_layer = 1\noctaves = 1\n"
-        "[training]\nsteps = 120\nsave_every = 50\nshapes_per_step = 2\npoints_per_shape = 32\n"
-    )
-    rows = [f"{id},{id},s,s,{split},{id},pack,,,1,1,1,,{licence}" for id, (split, licence) in SHAPES.items()]
-    (made / "shapes.csv").write_text("\n".join([HEADER, *rows]) + "\n")
-    _write_samples(tmp_path / "data" / "samples" / "tiny")
-    return made
-
-
-def _write_samples(samples: Path, rejected: str = "") -> None:
-    (samples / "SdfSamples" / "pack" / "s").mkdir(parents=True, exist_ok=True)
-    with (samples / "quality.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, [*Quality.__dataclass_fields__])
-        table.writeheader()
-        for id, (split, _) in SHAPES.items():
-            table.writerow(asdict(Quality(id, "s", split, 0.5, 0, 0, 0, 12, 1, 400, 0.1, rejected)))
-            outside, inside = DATA.samples[list(TINY_SOLIDS).index(id)].numpy()
-            np.savez(samples / "SdfSamples" / "pack" / "s" / f"{id}.npz", pos=outside, neg=inside)
+def train_in(folder: Path) -> Trainer:
+    trainer = loaded(folder, folder.parent / "data", "cpu")
+    train.train(trainer, folder / "training")
+    return trainer
 
 
 def command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -210,7 +185,6 @@ def test_the_command_makes_a_checkpoint_that_can_be_served(
 def test_the_command_resumes_after_a_stop_as_if_there_had_been_none(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = folder.parent / "data"
     step = Trainer.step
 
     def stopped(trainer: Trainer) -> torch.Tensor:
@@ -220,17 +194,15 @@ def test_the_command_resumes_after_a_stop_as_if_there_had_been_none(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Trainer, "step", stopped)
-        train.train(folder, data, "cpu")
+        train_in(folder)
     assert torch.load(folder / "training" / "state.pt", weights_only=True)["step"] == 50
-    resumed = train.train(folder, data, "cpu")
+    resumed = train_in(folder)
     (folder / "training" / "state.pt").unlink()
-    assert_equal(resumed, train.train(folder, data, "cpu"))
+    assert_equal(resumed, train_in(folder))
 
 
 def test_a_finished_run_is_exported_again_without_training(folder: Path) -> None:
-    data = folder.parent / "data"
-    first = train.train(folder, data, "cpu")
-    again = train.train(folder, data, "cpu")
+    first, again = train_in(folder), train_in(folder)
     assert_equal(first, again)
     export(again, folder)
     made = load_checkpoint(folder, "cpu")
@@ -255,6 +227,6 @@ def test_a_test_shape_is_never_trained_on(folder: Path) -> None:
 
 
 def test_nothing_is_left_to_train_on_when_every_shape_is_rejected(folder: Path) -> None:
-    _write_samples(folder.parent / "data" / "samples" / "tiny", rejected="open shell")
+    write_samples(folder.parent / "data" / "samples" / "tiny", rejected="open shell")
     with pytest.raises(MissingSamples):
         sample_files(folder, folder.parent / "data", load_recipe(folder))

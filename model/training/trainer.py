@@ -1,0 +1,186 @@
+"""The training of a decoder and its codes, step by step: the auto-decoder of DeepSDF, section 4."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from model.decoder import Decoder
+from model.training.dataset import SampleSet
+from model.training.draws import Batch, Draws, joined_batches
+from model.training.logs import Logged
+from model.training.losses import Objective
+from model.training.ranks import ALONE, Ranks
+from model.training.recipe import Recipe
+from model.training.schedules import depth_at, rates_at
+from model.training.states import State, with_codes
+
+
+class AutoDecoder(nn.Module):
+    """What is trained together: the decoder, and one latent code a shape."""
+
+    def __init__(self, decoder: Decoder, codes: Tensor) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.codes = nn.Parameter(codes)  # (n, L)
+
+
+class Trainer:
+    """Decoder, codes and optimiser of one run, one `step` at a time.
+
+    `data` are the samples of the n shapes that belong to this process, one of `ranks`; N are there in all.
+    Raises ValueError where the shapes cannot be shared as the recipe wants.
+    """
+
+    def __init__(self, recipe: Recipe, data: SampleSet, device: str, ranks: Ranks = ALONE) -> None:
+        self.recipe, self.device, self.ranks, self.step_count = recipe, device, ranks, 0
+        settings = recipe.training
+        self.data = SampleSet(data.names, data.samples.to(device))
+        self.names = ranks.gathered_names(data.names)  # N
+        shards = settings.shards or ranks.count
+        self.draws = Draws(settings.seed, len(self.names), settings.shapes_per_step, shards)
+        self.shards = ranks.own(range(shards))
+        torch.manual_seed(settings.seed)
+        decoder, length = Decoder(recipe.decoder.spec()), recipe.decoder.code_length
+        codes = torch.randn(len(self.names), length) * settings.code_std / math.sqrt(length)
+        self.model = AutoDecoder(decoder, ranks.own_rows(codes)).to(device)
+        self.average = _average(self.model, settings.average_decay) if settings.average_decay else None
+        self.objective = Objective(recipe, self.decoder)
+        groups: list[dict[str, Any]] = [
+            {"params": self.decoder.parameters()},
+            {"params": [self.codes], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
+
+    @property
+    def decoder(self) -> Decoder:
+        """The decoder as it is trained."""
+        return self.model.decoder
+
+    @property
+    def codes(self) -> nn.Parameter:
+        """The codes (n, L) of the shapes of this process."""
+        return self.model.codes
+
+    def step(self) -> Tensor:
+        """One optimiser step; returns the data term of the loss: of several processes, each its share."""
+        settings = self.recipe.training
+        self.decoder.train()
+        self.draws.seed_dropout(self.step_count, self.ranks.rank)
+        loss = self._backward()
+        self.ranks.add_up_gradients(self.decoder.parameters())
+        if settings.gradient_clip:
+            nn.utils.clip_grad_norm_(self.decoder.parameters(), settings.gradient_clip)
+        rates = rates_at(self.step_count, settings)
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        self.optimizer.step()
+        if settings.code_bound:
+            self.codes.data = self.codes.data.renorm(2, 0, settings.code_bound)
+        if self.average:
+            self.average.update_parameters(self.model)
+        self.step_count += 1
+        return loss
+
+    def _backward(self) -> Tensor:
+        """Gradients of the loss of one step, in as many parts as the recipe says."""
+        settings, loss = self.recipe.training, torch.zeros((), device=self.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        every = self.every_code() if settings.code_prior == "gaussian" else self.codes
+        for part in self.next_batch().split(settings.batch_split):
+            share = len(part.shapes) / settings.shapes_per_step
+            error, added = self.objective(self.step_count, part, self.codes[part.shapes], every)
+            (share * (error + added)).backward()
+            loss += share * error.detach()
+        return loss
+
+    def next_batch(self) -> Batch:
+        """What the next step sees of the shapes of this process."""
+        draw = self.draws.batch
+        return joined_batches(
+            [draw(self.step_count, shard, self.data, self.ranks, self.recipe) for shard in self.shards]
+        )
+
+    def every_code(self) -> Tensor:
+        """The codes (N, L) of all shapes."""
+        return self.ranks.gathered(self.codes, len(self.names))
+
+    def trained(self) -> tuple[Decoder, Tensor]:
+        """Decoder and codes (N, L) to be served: their averages where they are kept.
+
+        Raises ValueError while the network still grows.
+        """
+        full = self.recipe.decoder.depth
+        if depth_at(self.step_count, self.recipe.training, full) < full:
+            raise ValueError(f"at step {self.step_count} the network has not grown to its {full} layers yet")
+        model = copy.deepcopy(self.average.module if self.average else self.model)
+        assert isinstance(model, AutoDecoder)
+        return model.decoder, self.ranks.gathered(model.codes, len(self.names))
+
+    def state(self) -> State:
+        """All that later processes, as many or not, need to go on as if there had been no stop."""
+        own = {
+            "step": self.step_count,
+            "names": self.names,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "optimizer": self.optimizer.state_dict(),
+        }
+        return with_codes(own, lambda part: self.ranks.gathered(part, len(self.names)))
+
+    def restore(self, state: State) -> None:
+        """Go on from a `state`; raises ValueError if it was made from other shapes or another network."""
+        if state["names"] != self.names:
+            raise ValueError("the saved state was trained on other shapes: remove the training folder")
+        own = with_codes(state, self.ranks.own_rows)
+        try:
+            self.model.load_state_dict(own["model"])
+        except RuntimeError as error:
+            raise ValueError("the saved state has another decoder: remove the training folder") from error
+        if self.average and own["average"]:
+            self.average.load_state_dict(own["average"])
+        self.optimizer.load_state_dict(own["optimizer"])
+        self.step_count = own["step"]
+
+
+def _average(model: AutoDecoder, decay: float) -> AveragedModel:
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+
+LOG_EVERY = 50
+"""Steps of a line of the log; the state is looked at as often."""
+
+
+def run(trainer: Trainer, log_every: int = LOG_EVERY) -> Iterator[Logged]:
+    """Train to the end, yielding the mean loss of every `log_every` steps."""
+    settings, shares, start = trainer.recipe.training, [], time.monotonic()
+    begun = trainer.step_count
+    while trainer.step_count < settings.steps:
+        shares.append(trainer.step())
+        if trainer.step_count % log_every == 0 or trainer.step_count == settings.steps:
+            loss = float(trainer.ranks.add_up(torch.stack(shares).mean()))
+            shares = []
+            yield _line(trainer, loss, time.monotonic() - start, trainer.step_count - begun)
+
+
+def _line(trainer: Trainer, loss: float, seconds: float, steps: int) -> Logged:
+    settings = trainer.recipe.training
+    norms = [part.detach().norm() for part in trainer.decoder.parameters()]
+    decoder_rate, code_rate = (group["lr"] for group in trainer.optimizer.param_groups)
+    return Logged(
+        step=trainer.step_count,
+        loss=loss,
+        code_norm=float(trainer.every_code().norm(dim=1).mean()),
+        parameter_norm=float(torch.stack(norms).norm()),
+        decoder_rate=decoder_rate,
+        code_rate=code_rate,
+        seconds=seconds,
+        samples_per_second=steps * settings.shapes_per_step * settings.points_per_shape / seconds,
+    )
