@@ -87,11 +87,14 @@ class SampleSet:
         return torch.stack([inside.amin(dim=1), inside.amax(dim=1)], dim=1)
 
     def draw(self, shapes: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Random points (B, count, 3) and distances (B, count) of the B given shapes."""
+        """Random points (B, count, 3) and distances (B, count) of the B given shapes.
+
+        One outside and one inside, in turn, so that every even part has as many of each.
+        """
         half, size = count // 2, self.samples.shape[2]
         device = self.samples.device
-        picks = torch.randint(size, (len(shapes), 2, half), generator=generator, device=device)
-        sides = torch.arange(2, device=device).view(1, 2, 1)
+        picks = torch.randint(size, (len(shapes), half, 2), generator=generator, device=device)
+        sides = torch.arange(2, device=device)
         drawn = self.samples[shapes.view(-1, 1, 1), sides, picks].flatten(1, 2)
         return drawn[..., :3], drawn[..., 3]
 

@@ -37,10 +37,16 @@ class Batch:
     noise: Tensor  # (B, L) standard normal, for the codes
     uniform: Tensor  # (B, E, 3) in the cube around the unit ball, for the Eikonal term
 
-    def split(self, parts: int) -> Iterator[Batch]:
-        """The same in up to so many batches of fewer shapes."""
-        tensors = (self.shapes, self.points, self.distances, self.noise, self.uniform)
-        return (Batch(*some) for some in zip(*(tensor.chunk(parts) for tensor in tensors), strict=True))
+    def split(self, parts: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Rows (b,) of the batch with points (b, p, 3) and distances (b, p), in about so many parts.
+
+        They have fewer shapes each, and fewer points where there are more parts than shapes.
+        """
+        each = -(-parts // len(self.shapes))
+        rows = torch.arange(len(self.shapes), device=self.shapes.device)
+        for some in rows.chunk(parts):
+            pieces = (self.points[some].chunk(each, dim=1), self.distances[some].chunk(each, dim=1))
+            yield from ((some, points, distances) for points, distances in zip(*pieces, strict=True))
 
 
 def joined_batches(parts: Sequence[Batch]) -> Batch:

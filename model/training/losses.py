@@ -83,32 +83,27 @@ class Objective:
         self.settings, self.decoder = recipe.training, decoder
         self.field = compiled(decoder) if self.settings.compile else decoder
 
-    def __call__(self, step: int, batch: Batch, codes: Tensor, every: Tensor) -> tuple[Tensor, Tensor]:
-        """The data term, and all that is added to it, for the codes (B, L) of a batch and (N, L) of all."""
-        settings = self.settings
-        depth = schedules.depth_at(step, settings, self.decoder.spec.depth)
-        noisy = codes + settings.code_noise * batch.noise
-        weight = settings.code_penalty * schedules.penalty_share(step, settings)
-        added = weight * CODE_PRIORS[settings.code_prior](codes, every)
-        if settings.eikonal_weight:
-            slopes = eikonal(lambda points: self.decoder(noisy, points, depth), self._eikonal_points(batch))
-            added = added + settings.eikonal_weight * slopes
-        return self._data_term(step, batch, noisy, depth), added
-
-    def _data_term(self, step: int, batch: Batch, codes: Tensor, depth: float) -> Tensor:
-        settings = self.settings
+    def data_term(self, step: int, codes: Tensor, points: Tensor, distances: Tensor) -> Tensor:
+        """What the fields of (B, L) codes cost at (B, P, 3) points with these true distances (B, P)."""
+        settings, stage = self.settings, schedules.stage_at(step, self.settings)
+        depth = self._depth(step)
         # It would be compiled anew for every depth while layers are blended in.
         field = self.field if depth.is_integer() else self.decoder
-        with autocast(schedules.precision_at(step, settings), batch.points.device.type):
-            predicted = field(codes, batch.points, depth)
-        stage = schedules.stage_at(step, settings)
-        return clamped_l1(
-            predicted, batch.distances, settings.clamping_distance, stage.tolerance, stage.hardness
-        )
+        with autocast(schedules.precision_at(step, settings), points.device.type):
+            predicted = field(codes, points, depth)
+        return clamped_l1(predicted, distances, settings.clamping_distance, stage.tolerance, stage.hardness)
 
-    def _eikonal_points(self, batch: Batch) -> Tensor:
-        """(B, E, 3): uniform in the cube around the unit ball, or the first of the samples of both sides."""
-        if self.settings.eikonal_at == "uniform":
-            return batch.uniform
-        sides = batch.points.chunk(2, dim=1)
-        return torch.cat([side[:, : self.settings.eikonal_points // 2] for side in sides], dim=1)
+    def regularisation(self, step: int, batch: Batch, codes: Tensor, noisy: Tensor, every: Tensor) -> Tensor:
+        """Prior of a batch's codes (B, L) and Eikonal term of the same with noise; `every` are all (N, L)."""
+        settings, depth = self.settings, self._depth(step)
+        weight = settings.code_penalty * schedules.penalty_share(step, settings)
+        penalty = weight * CODE_PRIORS[settings.code_prior](codes, every)
+        if not settings.eikonal_weight:
+            return penalty
+        sampled = batch.points[:, : settings.eikonal_points]
+        points = batch.uniform if settings.eikonal_at == "uniform" else sampled
+        slopes = eikonal(lambda where: self.decoder(noisy, where, depth), points)
+        return penalty + settings.eikonal_weight * slopes
+
+    def _depth(self, step: int) -> float:
+        return schedules.depth_at(step, self.settings, self.decoder.spec.depth)

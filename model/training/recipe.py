@@ -95,7 +95,9 @@ class TrainingRecipe(_Section):
     steps: int = Field(20_000, gt=0)
     shapes_per_step: int = Field(16, gt=0)
     points_per_shape: int = Field(2048, gt=0, multiple_of=2)
-    batch_split: int = Field(1, gt=0, description="parts of a step that are computed one after the other")
+    batch_split: int | None = Field(
+        None, gt=0, description="parts of a step, computed one after the other; not given: as is fastest"
+    )
     shards: int | None = Field(
         None, gt=0, description="parts that the shapes are dealt into; not given: one a process"
     )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from model.decoder import Decoder
+from model.training.compute import parts_of
 from model.training.dataset import SampleSet
 from model.training.draws import Batch, Draws, joined_batches
 from model.training.logs import Logged
@@ -47,6 +48,8 @@ class Trainer:
         shards = settings.shards or ranks.count
         self.draws = Draws(settings.seed, len(self.names), settings.shapes_per_step, shards)
         self.shards = ranks.own(range(shards))
+        samples = settings.shapes_per_step * settings.points_per_shape // ranks.count
+        self.parts = settings.batch_split or parts_of(samples, device)
         torch.manual_seed(settings.seed)
         decoder, length = Decoder(recipe.decoder.spec()), recipe.decoder.code_length
         codes = torch.randn(len(self.names), length) * settings.code_std / math.sqrt(length)
@@ -90,15 +93,21 @@ class Trainer:
         return loss
 
     def _backward(self) -> Tensor:
-        """Gradients of the loss of one step, in as many parts as the recipe says."""
-        settings, loss = self.recipe.training, torch.zeros((), device=self.device)
+        """Gradients of the loss of one step, in as many parts as the recipe says; its data term."""
+        settings, step, batch = self.recipe.training, self.step_count, self.next_batch()
         self.optimizer.zero_grad(set_to_none=True)
+        codes = self.codes[batch.shapes]
+        noisy = codes + settings.code_noise * batch.noise
+        seen = noisy.detach().requires_grad_()  # gathers the gradients of all parts
+        loss = torch.zeros((), device=self.device)
+        for rows, points, distances in batch.split(self.parts):
+            share = distances.numel() / (settings.shapes_per_step * settings.points_per_shape)
+            error = share * self.objective.data_term(step, seen[rows], points, distances)
+            error.backward()
+            loss += error.detach()
         every = self.every_code() if settings.code_prior == "gaussian" else self.codes
-        for part in self.next_batch().split(settings.batch_split):
-            share = len(part.shapes) / settings.shapes_per_step
-            error, added = self.objective(self.step_count, part, self.codes[part.shapes], every)
-            (share * (error + added)).backward()
-            loss += share * error.detach()
+        added = self.objective.regularisation(step, batch, codes, noisy, every) / self.ranks.count
+        torch.autograd.backward([added, noisy], [None, seen.grad])
         return loss
 
     def next_batch(self) -> Batch:

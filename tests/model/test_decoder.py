@@ -87,6 +87,21 @@ def test_each_point_may_have_constants_of_its_own(decoder: Decoder) -> None:
     assert torch.allclose(decoder.evaluate(each, points), decoder(codes, points), atol=1e-6)
 
 
+def test_a_network_grows_from_fewer_layers_to_all_of_them() -> None:
+    """What the last layer is given when a layer is passed by, used in part, and in full."""
+    torch.manual_seed(0)
+    decoder = Decoder(SPECS["as published, small"]).eval()
+    codes, points = inputs(decoder)
+    given: list[Tensor] = []
+    decoder.last.register_forward_hook(lambda layer, features, made: given.append(features[0]))
+    for depth in (3.0, 3.3, 4.0, None):
+        decoder(codes, points, depth)
+    fewer, between, full, usual = given
+    assert torch.allclose(torch.relu(decoder.hidden[3](fewer)), full, atol=1e-6)
+    assert torch.allclose(between, 0.7 * fewer + 0.3 * full, atol=1e-6)
+    assert torch.equal(full, usual)
+
+
 def test_a_shape_does_not_see_the_others_of_its_batch(decoder: Decoder) -> None:
     codes, points = inputs(decoder)
     alone = torch.cat([decoder(codes[i : i + 1], points[i : i + 1]) for i in range(len(codes))])
