@@ -133,7 +133,7 @@ def tell(
         facts = {"name": name, "number": number, "unit": unit, "quick": options.quick}
         facts |= {"checkpoint": str(options.checkpoint), "threads": torch.get_num_threads()}
         options.json.write_text(json.dumps({**facts, **more, "shapes": rows}, indent=2) + "\n")
-    print(f"{name}: {number:.1f} {unit}")
+    print(f"{name}: {number:.1f}{unit}" if unit == "x" else f"{name}: {number:.1f} {unit}")
 
 
 def _cell(value: object) -> str:

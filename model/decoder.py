@@ -122,7 +122,7 @@ class Decoder(nn.Module):
         depth = self.spec.depth if depth is None else depth
         for index in range(math.ceil(depth)):
             before = features
-            features = torch.relu(self.norms[index](self._pass(index, features, encoded, fed)))
+            features = self.norms[index](self._pass(index, features, encoded, fed)).relu_()
             if self.spec.dropout and self.training:
                 features = nn.functional.dropout(features, self.spec.dropout)
             if depth < index + 1:

@@ -252,7 +252,7 @@ def test_the_command_makes_a_checkpoint_that_can_be_served(
 
 
 def test_killed_in_mid_run_and_resumed_is_never_stopped(folder: Path) -> None:
-    """A real process, killed at any moment; in the end its weights are those of an unbroken run, bit for bit."""
+    """A real process, killed at any moment; bit for bit the weights of an unbroken run in the end."""
     edit(folder, "steps = 120", "steps = 300")
     edit(folder, "[training]", "[training]\naverage_decay = 0.9")
     state = folder / "training" / "state.pt"
