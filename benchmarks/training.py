@@ -149,7 +149,10 @@ def ours(files: list[Path], sizes: Sizes, device: str, **network: object) -> Cal
             shapes_per_step=sizes.shapes,
             points_per_shape=sizes.points,
             float32_share=0.0,
+            schedule="constant",
             warmup_share=0.0,
+            decoder_rate=5e-4,
+            code_rate=1e-3,
         ),
     )
     trainer = Trainer(recipe, load_sample_set(files, sizes.stored), device)

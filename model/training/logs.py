@@ -29,7 +29,7 @@ class Logged:
     decoder_rate: float
     code_rate: float
     seconds: float  # of this process since it began or resumed
-    samples_per_second: float
+    samples_per_second: float  # since the line before
 
 
 class Log:
@@ -84,14 +84,15 @@ def read_log(folder: Path) -> list[Logged]:
 
 
 def draw_log(folder: Path) -> Path:
-    """Loss, learning rates, speed, and size of codes and weights over the steps, as `log.png`."""
+    """Loss, learning rates, time, speed, and norms of codes and weights over the steps, as `log.png`."""
     from matplotlib.figure import Figure
 
     lines = read_log(folder)
     steps = [line.step for line in lines]
-    figure = Figure(figsize=(10, 7), layout="constrained")
-    panels = [("loss",), ("decoder_rate", "code_rate"), ("samples_per_second",), ("code_norm",)]
-    for axes, names in zip(figure.subplots(2, 2).flat, panels, strict=True):
+    figure = Figure(figsize=(13, 7), layout="constrained")
+    panels = [("loss",), ("decoder_rate", "code_rate"), ("seconds",)]
+    panels += [("samples_per_second",), ("code_norm",), ("parameter_norm",)]
+    for axes, names in zip(figure.subplots(2, 3).flat, panels, strict=True):
         for name in names:
             axes.plot(steps, [getattr(line, name) for line in lines], label=name.replace("_", " "))
         axes.set_xlabel("step")

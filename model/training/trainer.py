@@ -43,9 +43,11 @@ class Trainer:
     def __init__(self, recipe: Recipe, data: SampleSet, device: str, ranks: Ranks = ALONE) -> None:
         self.recipe, self.device, self.ranks, self.step_count = recipe, device, ranks, 0
         settings = recipe.training
+        shards = settings.shards or ranks.count
+        if shards % ranks.count:
+            raise ValueError(f"{ranks.count} processes cannot share {shards} shards: make them a multiple")
         self.data = SampleSet(data.names, data.samples.to(device))
         self.names = ranks.gathered_names(data.names)  # N
-        shards = settings.shards or ranks.count
         self.draws = Draws(settings.seed, len(self.names), settings.shapes_per_step, shards)
         self.shards = ranks.own(range(shards))
         samples = settings.shapes_per_step * settings.points_per_shape // ranks.count
@@ -169,17 +171,18 @@ LOG_EVERY = 50
 
 def run(trainer: Trainer, log_every: int = LOG_EVERY) -> Iterator[Logged]:
     """Train to the end, yielding the mean loss of every `log_every` steps."""
-    settings, shares, start = trainer.recipe.training, [], time.monotonic()
-    begun = trainer.step_count
+    settings, shares = trainer.recipe.training, []
+    start = before = time.monotonic()
     while trainer.step_count < settings.steps:
         shares.append(trainer.step())
         if trainer.step_count % log_every == 0 or trainer.step_count == settings.steps:
             loss = float(trainer.ranks.add_up(torch.stack(shares).mean()))
-            shares = []
-            yield _line(trainer, loss, time.monotonic() - start, trainer.step_count - begun)
+            now = time.monotonic()
+            yield _line(trainer, loss, now - start, len(shares) / (now - before))
+            shares, before = [], now
 
 
-def _line(trainer: Trainer, loss: float, seconds: float, steps: int) -> Logged:
+def _line(trainer: Trainer, loss: float, seconds: float, steps_per_second: float) -> Logged:
     settings = trainer.recipe.training
     norms = [part.detach().norm() for part in trainer.decoder.parameters()]
     decoder_rate, code_rate = (group["lr"] for group in trainer.optimizer.param_groups)
@@ -191,5 +194,5 @@ def _line(trainer: Trainer, loss: float, seconds: float, steps: int) -> Logged:
         decoder_rate=decoder_rate,
         code_rate=code_rate,
         seconds=seconds,
-        samples_per_second=steps * settings.shapes_per_step * settings.points_per_shape / seconds,
+        samples_per_second=steps_per_second * settings.shapes_per_step * settings.points_per_shape,
     )

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from two_processes import trainer
+from shapes import tiny_samples
+from two_processes import recipe, trainer
 
-from model.training.ranks import ALONE
-from model.training.trainer import run
+from model.training.ranks import ALONE, Ranks
+from model.training.trainer import Trainer, run
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,11 @@ def test_two_processes_train_what_one_trains(by_two: dict[str, Any]) -> None:
     for kind in ("model", "average"):
         for name, part in alone.state()[kind].items():
             assert torch.allclose(by_two[kind][name], part, atol=2e-5), (kind, name)
+
+
+def test_shards_must_be_shared_evenly() -> None:
+    with pytest.raises(ValueError, match="3 processes cannot share 2 shards"):
+        Trainer(recipe(), tiny_samples(300), "cpu", Ranks(0, 3))
 
 
 def test_one_process_goes_on_where_two_stopped(by_two: dict[str, Any]) -> None:
