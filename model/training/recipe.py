@@ -180,7 +180,7 @@ class Recipe(_Section):
             raise ValueError(f"curriculum: `depth` must not fall and end with {self.decoder.depth}: {depths}")
         if depths and depths[0] <= max(self.decoder.spec().fed):
             raise ValueError(
-                f"curriculum: `depth` {depths[0]} must exceed the layers fed the input again: {self.decoder.skip_layer}"
+                f"curriculum: `depth` {depths[0]} must exceed skip_layer {self.decoder.skip_layer}"
             )
         return self
 
