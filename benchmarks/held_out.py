@@ -1,9 +1,10 @@
 """Held-out shapes as a depth camera sees them, in any place: what pose, noise and peers complete.
 
-Each scan is one of 16 views of a shape of the split `val` or `test` (`model.training.evaluate.one_view`:
-160 × 120 pixels from 2.5 radii away, 10° to 50° above), with noise, and then moved by a random similarity:
-a yaw, uniform; a scale from 0.3 to 3, its logarithm uniform; an offset of up to 3 of the shape's radii
-along each axis. The same scan has the same noise and move in every benchmark. No scan depends on `--jobs`.
+Each scan is one of 16 views of a shape of the split `val` or `test` (`model.training.evaluate.inputs`,
+`one_view`: 160 × 120 pixels from 2.5 radii away, 10° to 50° above), with noise, and then moved by a random
+similarity: a yaw, uniform; a scale from 0.3 to 3, its logarithm uniform; an offset of up to 3 of the
+shape's radii along each axis. The same scan has the same noise and move in every benchmark. No scan depends
+on `--jobs`.
 
 Errors are measured in the true shape's unit-ball frame (radius 1/1.03), against the original mesh.
 """
@@ -22,7 +23,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-import igl
 import numpy as np
 import torch
 import trimesh
@@ -34,9 +34,10 @@ from model.checkpoint import load_checkpoint
 from model.completion import Completer, Completion, CompletionError, MeshOptions
 from model.frame import BALL_RADIUS, Normalization, Similarity
 from model.mesh import Mesh, to_trimesh
-from model.metrics import Comparison, compare
+from model.metrics import FAILED, Comparison, compare
 from model.observation import UnusableScan, View, observe
-from model.training.evaluate import FAILED, RESOLUTION, one_view, true_shape
+from model.training.evaluate.inputs import VIEWS, one_view, true_shape
+from model.training.evaluate.methods import RESOLUTION
 from model.training.shapes import Shape, SourceError, read_shapes
 from model.training.views import Camera, with_inverse_depth_noise
 from model.training.views import View as CameraView
@@ -45,7 +46,6 @@ Array = NDArray[np.float64]
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-VIEWS = 16
 SMALLEST, LARGEST = 0.3, 3.0
 FARTHEST = 3.0  # radii of the shape
 
@@ -203,12 +203,6 @@ def compared(made: Completion | Mesh | None, scan: Scan) -> Comparison:
         return FAILED
     mesh = made.mesh if isinstance(made, Completion) else made
     return compare(to_trimesh(mesh.moved(scan.to_scan.inverse())), scan.true)
-
-
-def distances_to(mesh: trimesh.Trimesh, points: Array) -> Array:
-    """Distances (N,) of (N, 3) points to the surface of a mesh."""
-    vertices, faces = np.asarray(mesh.vertices, float), np.asarray(mesh.faces, np.int64)
-    return np.sqrt(igl.point_mesh_squared_distance(points, vertices, faces)[0])
 
 
 def thousandfold_chamfer(comparisons: Iterable[Comparison]) -> Array:

@@ -41,7 +41,6 @@ from benchmarks.held_out import (
     add_options,
     compared,
     completed,
-    distances_to,
     mean_of_finite,
     setup,
     subjects,
@@ -50,10 +49,10 @@ from benchmarks.held_out import (
 )
 from model.frame import BALL_RADIUS
 from model.mesh import Mesh, to_trimesh
-from model.metrics import Comparison, compare
+from model.metrics import Comparison, compare, distances_to_surface
 from model.observation import observe
 from model.surface import NoSurface, extract_surface
-from model.training.evaluate import placed_only
+from model.training.evaluate.methods import placed_only
 
 Array = NDArray[np.float64]
 
@@ -209,7 +208,7 @@ def _distances(mesh: trimesh.Trimesh | None, scan: Scan) -> tuple[float, float]:
     if mesh is None:
         return np.inf, np.inf
     sigma = NOISE.along_rays * BALL_RADIUS
-    distances = distances_to(mesh, scan.points_in_ball()) / sigma
+    distances = distances_to_surface(scan.points_in_ball(), mesh) / sigma
     return float(np.median(distances)), float(np.sqrt(np.mean(distances**2)))
 
 

@@ -49,7 +49,7 @@ from benchmarks.held_out import (
 from model.frame import BALL_RADIUS
 from model.metrics import Comparison, chamfer_distance, sample_surface
 from model.report import CompletionReport
-from model.training.evaluate import true_shape
+from model.training.evaluate.inputs import true_shape
 
 NOISE = Noise(along_rays=0.01)
 YAW_MARGIN, SCALE_MARGIN = 10.0, 0.1  # degrees; share

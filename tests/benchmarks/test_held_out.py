@@ -20,7 +20,8 @@ from benchmarks.held_out import Noise, Scan, Setup, Subject
 from model.completion import Completer
 from model.frame import BALL_RADIUS, Similarity
 from model.mesh import Mesh
-from model.training.evaluate import true_shape
+from model.metrics import FAILED, distances_to_surface
+from model.training.evaluate.inputs import true_shape
 from model.training.meshes import write_ply
 from model.training.shapes import Shape, read_shapes
 
@@ -70,7 +71,7 @@ def facts(tmp_path: Path) -> dict[str, object]:
 
 def test_a_scan_without_noise_lies_on_the_true_shape_wherever_it_was_moved(crate: Shape, data: Path) -> None:
     scan = Subject(crate, 3, Noise(), seed=1).scan(data)
-    distances = held_out.distances_to(scan.true, scan.points_in_ball())
+    distances = distances_to_surface(scan.points_in_ball(), scan.true)
     assert np.median(distances) < 1e-6 and distances.max() < 0.005
     turned = scan.in_canonical_orientation()
     assert turned.to_scan.rotation == pytest.approx(np.eye(3))
@@ -107,14 +108,6 @@ def test_alpha_is_the_deviation_of_inverse_depth_in_metres(crate: Shape, data: P
     axis = taken.camera_to_world[:3, 2]
     depths, clean = (p @ axis - taken.viewpoint @ axis for p in (points, taken.points))
     assert np.std(1 / depths - 1 / clean) == pytest.approx(0.01, rel=0.05)
-
-
-def test_distances_to_a_mesh_are_exact() -> None:
-    mesh = trimesh.creation.box((1, 1, 1))
-    points = np.random.default_rng(0).uniform(-1.5, 1.5, (500, 3))
-    beyond = np.abs(points) - 0.5
-    true = np.abs(np.linalg.norm(np.maximum(beyond, 0), axis=1) + np.minimum(beyond.max(axis=1), 0))
-    assert held_out.distances_to(mesh, points) == pytest.approx(true, abs=1e-4)
 
 
 def test_processes_give_what_one_process_gives(crate: Shape, data: Path, checkpoint: Path) -> None:
@@ -230,7 +223,7 @@ def test_only_growth_beyond_a_line_counts_as_faster(curve: Callable[[float], flo
 
 
 def noisy_with(shape: str, view: int, alpha: float, value: float) -> noise.Noisy:
-    return noise.Noisy(shape, view, alpha, 0.0, held_out.FAILED, held_out.FAILED, 2 * value, value)
+    return noise.Noisy(shape, view, alpha, 0.0, FAILED, FAILED, 2 * value, value)
 
 
 # Peers
@@ -270,7 +263,7 @@ def test_screened_poisson_passes_by_the_points_and_trimming_takes_what_was_not_s
     for mesh in (whole, trimmed):
         in_ball = mesh.moved(scan.to_scan.inverse())
         surface = trimesh.Trimesh(in_ball.vertices, in_ball.faces)
-        assert np.median(held_out.distances_to(surface, scan.points_in_ball())) < 0.01
+        assert np.median(distances_to_surface(scan.points_in_ball(), surface)) < 0.01
 
 
 def test_a_completion_that_fails_counts_as_the_worst(
