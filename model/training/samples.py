@@ -43,6 +43,7 @@ from model.training.recipe import SamplesRecipe, load_recipe
 from model.training.recombine import Parted, parting_height, recombined
 from model.training.shapes import Shape, SourceError, read_shapes
 from model.training.signs import CAMERAS, SEEN, Solid
+from model.training.slices import slices
 
 Floats = NDArray[np.float64]
 Result = TypeVar("Result")
@@ -199,7 +200,7 @@ def measure(solid: Solid, skin: float) -> dict[str, float]:
     distances, nearest = solid.nearest(probes)
     probes, nearest = probes[distances > skin], nearest[distances > skin]
     flooded = ~solid.flood.inside(probes, nearest, solid.sight)
-    cameras = solid.sight.cameras(probes)
+    cameras = solid.cameras(probes)
     leaked = flooded & (cameras < SEEN)
     inside = ~flooded | leaked
     fragile = flooded & ~leaked & (cameras <= FRAGILE_CAMERAS)
@@ -388,6 +389,15 @@ def _summary(qualities: Sequence[Quality], seconds: float) -> str:
     return "\n".join(lines + ([f"{len(rejected)} rejected:", *rejected] if rejected else []))
 
 
+def draw_slices(shapes: Sequence[Shape], data: Path, folder: Path, skin: float) -> None:
+    """Write folder/slices/<id>.png of each shape, of rejected ones too: see `model.training.slices`."""
+    for shape in shapes:
+        triangles, _ = _normalised(shape.path(data))
+        file = folder / "slices" / f"{shape.id}.png"
+        file.parent.mkdir(exist_ok=True)
+        slices(Solid(triangles), skin).save(file, optimize=True)
+
+
 def main(arguments: Iterable[str] | None = None) -> int:
     """Sample the shapes of one checkpoint folder; exit status 1 with a message where that fails."""
     parser = argparse.ArgumentParser(prog="python -m model.training.samples", description=__doc__)
@@ -395,6 +405,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=Path("data"), help="where shapes are and samples go")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes, one core each")
     parser.add_argument("--split", choices=["train", "val", "test"], help="only the shapes of this split")
+    parser.add_argument("--pictures", action="store_true", help="also draw slices through the shapes")
     options = parser.parse_args(None if arguments is None else list(arguments))
     for library in ("OMP", "OPENBLAS", "IGL"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")  # processes share the cores, not threads
@@ -406,6 +417,8 @@ def main(arguments: Iterable[str] | None = None) -> int:
         folder = options.data / "samples" / recipe.name
         with Progress(*columns) as progress:
             qualities = make_samples(shapes, options.data, folder, recipe.samples, options.jobs, progress)
+        if options.pictures:
+            draw_slices(shapes, options.data, folder, recipe.samples.skin)
     except (SamplesError, SourceError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -8,6 +8,9 @@ normals can be trusted. Two rules can, and each errs to one side only; inside is
 - sight (DeepSDF's virtual cameras all around): what is seen from afar is outside. Holes matter little, as few
   cameras see through one. It fills only what is hidden between parts: behind a cushion, in an open tube.
 
+A closed surface has no holes for the flood to come in by. There the flood alone is right, and sight, which
+would fill deep recesses, is not asked.
+
 Frame of all points and triangles: normalised, within the ball of radius 1.
 """
 
@@ -55,6 +58,7 @@ class Solid:
 
     def __init__(self, triangles: Floats) -> None:
         self.triangles = triangles
+        self.closed = is_closed(triangles)
         self.flood = Flood.of(triangles)
         self.sight = Sight(triangles)
         self._corners = np.ascontiguousarray(triangles.reshape(-1, 3), np.float64)
@@ -68,10 +72,17 @@ class Solid:
         distances, nearest = self.nearest(points[order])
         inside = self.flood.inside(points[order], nearest, self.sight)
         unknown = np.flatnonzero(~inside)
-        inside[unknown] = self.sight.hidden(points[order][unknown])
+        inside[unknown] = self.cameras(points[order][unknown], most=SEEN) < SEEN
         signed = np.empty(len(points))
         signed[order] = np.where(inside, -distances, distances)
         return signed
+
+    def cameras(self, points: Floats, most: int = CAMERAS) -> NDArray[np.int64]:
+        """How many of the far cameras see each of points (N, 3), (N,), up to `most`.
+
+        All, if the surface is closed: what the flood reaches there is outside, seen or not.
+        """
+        return np.full(len(points), most) if self.closed else self.sight.cameras(points, most)
 
     def nearest(self, points: Floats) -> tuple[Floats, Floats]:
         """Distances (N,) of points (N, 3) to the surface, and its nearest points (N, 3)."""
@@ -102,10 +113,6 @@ class Sight:
             counts[rest] += self.free(points[rest], np.broadcast_to(FAR * camera, (len(rest), 3)))
             rest = rest[counts[rest] < most]
         return counts
-
-    def hidden(self, points: Floats) -> Booleans:
-        """Whether points (N, 3) are not seen: (N,)."""
-        return self.cameras(points, most=SEEN) < SEEN
 
 
 @dataclass(frozen=True)
@@ -153,6 +160,18 @@ class Flood:
             states[rest[met]] = there[met]
             rest = np.delete(rest, met)
         return np.asarray(states != OUTSIDE, bool)
+
+
+def is_closed(triangles: Floats) -> bool:
+    """Whether every edge of triangles (T, 3, 3) is shared by an even number of them: a surface without rim.
+
+    Where two triangles are the same it is not: an open shell that was drawn with two sides has no rim either.
+    """
+    _, corner = np.unique(triangles.reshape(-1, 3).round(7), axis=0, return_inverse=True)
+    faces = np.sort(corner.reshape(-1, 3), axis=1)
+    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [0, 2]]])
+    _, sharing = np.unique(edges, axis=0, return_counts=True)
+    return bool((sharing % 2 == 0).all()) and len(np.unique(faces, axis=0)) == len(faces)
 
 
 def drawn_points(triangles: Floats, spacing: float) -> Floats:

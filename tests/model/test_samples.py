@@ -15,7 +15,7 @@ pytest.importorskip("embreex")
 pytest.importorskip("igl")
 
 from model.frame import BALL_RADIUS
-from model.training import deform, samples, signs
+from model.training import deform, samples, signs, slices
 from model.training.meshes import write_ply
 from model.training.recipe import SamplesRecipe
 from model.training.shapes import Shape
@@ -158,6 +158,29 @@ def test_the_inside_of_a_leaky_shell_is_what_cannot_be_seen(
         assert bool(centre[0] < 0) is centre_is_inside
 
 
+def test_only_a_surface_without_rim_that_is_drawn_once_is_closed() -> None:
+    shell = box()
+    shell.update_faces(shell.triangles_center[:, 1] < HALF[1] - 1e-6)
+    both_sides = np.concatenate([shell.triangles, shell.triangles[:, ::-1]])
+    two = np.concatenate([box().triangles, box(1, 0, 0).triangles])
+    assert signs.is_closed(box().triangles) and signs.is_closed(two)
+    assert not signs.is_closed(shell.triangles)
+    assert not signs.is_closed(both_sides), "an open shell with two sides"
+
+
+def test_a_deep_recess_of_a_closed_surface_is_outside_though_hardly_a_camera_sees_it() -> None:
+    """A tube with a bottom, nine times as deep as wide."""
+    tube = trimesh.creation.annulus(0.1, 0.3, 1.8)
+    bottom = trimesh.creation.cylinder(0.3, 0.1)
+    bottom.apply_translation((0, 0, -0.94))
+    solid = signs.Solid(np.concatenate([tube.triangles, bottom.triangles]))
+    depths = np.linspace(-0.85, 0.85, 50)
+    points = np.column_stack([0 * depths, 0 * depths, depths])
+    assert (solid.sight.cameras(points) < signs.SEEN).any()
+    assert (solid.signed_distance(points) > 0).all()
+    assert (solid.signed_distance(points + np.array([0.2, 0, 0])) < 0).all()
+
+
 def test_files_are_those_of_deepsdf_with_the_skin_applied(tmp_path: Path) -> None:
     mesh = box(3.0, -2.0, 1.0)
     thing = brought(mesh, tmp_path)
@@ -276,7 +299,9 @@ def test_the_command_samples_in_processes_of_its_own_and_lists_the_quality(
     (folder / "shapes.csv").write_text("\n".join(rows) + "\n")
     for name, mesh in (("one", box()), ("two", box()), ("shell", holed_box(0.5))):
         brought(mesh, tmp_path, name=name)
-    assert samples.main([str(folder), "--data", str(tmp_path), "--jobs", "2"]) == 0
+    assert samples.main([str(folder), "--data", str(tmp_path), "--jobs", "2", "--pictures"]) == 0
+    pictures = {file.stem for file in (tmp_path / "samples" / "boxes" / "slices").glob("*.png")}
+    assert pictures == {"one", "two", "shell"}
     assert "1 rejected:\n  shell: open shell" in capsys.readouterr().out
     with (tmp_path / "samples" / "boxes" / "quality.csv").open() as file:
         found = {line["id"]: line for line in csv.DictReader(file)}
@@ -286,3 +311,19 @@ def test_the_command_samples_in_processes_of_its_own_and_lists_the_quality(
 def test_a_missing_mesh_is_named(tmp_path: Path) -> None:
     with pytest.raises(samples.SamplesError, match=r"thing\.ply"):
         samples.make_samples([shape()], tmp_path, tmp_path / "out", RECIPE)
+
+
+def test_slices_show_inside_skin_and_outside_where_they_are() -> None:
+    """A box, seen along x, y and z: 240 pixels are two units."""
+    picture = np.asarray(slices.slices(signs.Solid(box().triangles), skin=0.05)).astype(int)
+    assert picture.shape == (240, 3 * 240, 3)
+
+    def blueness(plane: int, right: float, down: float) -> int:
+        red, _, blue = picture[int(120 * (1 + down)), 240 * plane + int(120 * (1 + right))]
+        return int(blue - red)
+
+    for plane in range(3):
+        assert all(blueness(plane, *at) > 30 for at in ((0.0, 0.0), (0.2, 0.2)))
+        assert all(-30 < blueness(plane, *at) < 30 for at in ((0.9, 0.9), (0.0, 0.6), (-0.6, 0.0)))
+    # In the skin of the front view's right edge and of its top.
+    assert blueness(2, HALF[0] + 0.03, 0.0) < -100 and blueness(2, 0.0, -HALF[1] - 0.03) < -100

@@ -60,13 +60,13 @@ class Truth:
     def sides(self, points: Floats) -> tuple[Booleans, Booleans]:
         """Whether points (N, 3) are inside, and whether that can be said at all: (N,) each.
 
-        Inside is what the flood does not reach or fewer than `SEEN` cameras see (`model.training.signs`).
+        Inside is what `model.training.signs` calls so: what the flood does not reach, or cameras do not see.
         It cannot be said where the flood came in but few cameras see it: a leaky mesh's inside.
         """
         _, nearest = self.solid.nearest(points)
         flooded = ~self.solid.flood.inside(points, nearest, self.solid.sight)
         cameras = np.full(len(points), 0)
-        cameras[flooded] = self.solid.sight.cameras(points[flooded], most=FRAGILE_CAMERAS + 1)
+        cameras[flooded] = self.solid.cameras(points[flooded], most=FRAGILE_CAMERAS + 1)
         inside = ~flooded | (cameras < SEEN)
         return inside, inside | (cameras > FRAGILE_CAMERAS)
 

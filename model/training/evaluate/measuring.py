@@ -215,11 +215,11 @@ def nearest_training_shape(surface: Floats, setup: Setup) -> float:
     Nearest of the few whose decoded fields are smallest at some of the points.
     """
     checkpoint = setup.completer().checkpoint
-    own = checkpoint.own_shapes
+    listed = _listed(setup.folder)
+    own = [row for row in checkpoint.own_shapes if checkpoint.shapes[row] in listed]
     some = np.asarray(surface[:SCREENED_POINTS], np.float32)
     points = torch.from_numpy(some).to(checkpoint.device).expand(len(own), -1, -1)
     fields = checkpoint.decoder(checkpoint.codes[own], points).abs().mean(dim=1)
-    listed = _listed(setup.folder)
     files = [
         listed[checkpoint.shapes[own[row]]].path(setup.data)
         for row in fields.argsort()[:COMPARED_SHAPES].tolist()
