@@ -78,7 +78,7 @@ TINY_RECIPE = Recipe(
     samples=SamplesRecipe(skin=0.0, points=8000, variants=0),
     decoder=DecoderRecipe(code_length=4, width=64, depth=4, skip_layer=2, octaves=1),
     training=TrainingRecipe(
-        steps=600,
+        steps=1500,
         shapes_per_step=5,
         points_per_shape=512,
         decoder_rate=5e-3,
