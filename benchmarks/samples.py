@@ -31,7 +31,7 @@ from benchmarks import common
 from model.frame import normalization_of
 from model.training.evaluate.tasks import evenly
 from model.training.recipe import SamplesRecipe, load_recipe
-from model.training.samples import draw_points, read_triangles
+from model.training.samples import draw_points, read_normalised
 from model.training.shapes import Shape, SourceError, read_shapes
 from model.training.signs import Solid
 
@@ -58,8 +58,7 @@ class Sampled:
 def sampled(shape: Shape, data: Path, recipe: SamplesRecipe) -> Sampled:
     """Sample one shape, and compare the signs where the mesh is watertight."""
     path = shape.path(data)
-    raw = read_triangles(path)
-    triangles = normalization_of(raw.reshape(-1, 3)).apply(raw)
+    triangles, _ = read_normalised(path)
     begin = process_time()
     points = draw_points(triangles, recipe, np.random.default_rng(0))
     distances = Solid(triangles).signed_distance(points)

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.codes import between, decode, encode_samples, nearest_shapes
-from model.frame import Normalization, Similarity, normalization_of
+from model.frame import Normalization, Similarity
 from model.mesh import animated_glb, export, to_trimesh
 from model.metrics import compare
 from model.training.recipe import SamplesRecipe
-from model.training.samples import draw_points, read_triangles
+from model.training.samples import draw_points, read_normalised
 from model.training.signs import Solid
 
 POINTS = 24_000
@@ -31,9 +31,7 @@ POINTS = 24_000
 
 def encode_mesh(checkpoint: Checkpoint, file: Path, seed: int = 0) -> tuple[Tensor, Normalization]:
     """The code (L,) of a mesh file, and the way from its frame into the canonical one."""
-    raw = read_triangles(file)
-    normalization = normalization_of(raw.reshape(-1, 3))
-    triangles = normalization.apply(raw)
+    triangles, normalization = read_normalised(file)
     recipe = SamplesRecipe(skin=checkpoint.skin, points=POINTS, variants=0)
     points = draw_points(triangles, recipe, np.random.default_rng(seed))
     distances: NDArray[np.float64] = Solid(triangles).signed_distance(points)
@@ -66,8 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _tell(checkpoint: Checkpoint, code: Tensor, options: argparse.Namespace) -> None:
-    raw = read_triangles(options.mesh)
-    true = normalization_of(raw.reshape(-1, 3)).apply(raw)
+    true, _ = read_normalised(options.mesh)
     body = trimesh.Trimesh(true.reshape(-1, 3), np.arange(3 * len(true)).reshape(-1, 3), process=False)
     figures = compare(to_trimesh(decode(checkpoint, code, options.resolution)), body).to_dict()
     console = Console()

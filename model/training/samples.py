@@ -112,7 +112,7 @@ class Stand:
 
     def parted(self) -> Parted:
         """Its triangles with the cut."""
-        return Parted(_normalised(self.path)[0], self.height)
+        return Parted(read_normalised(self.path)[0], self.height)
 
 
 def sample_shape(
@@ -120,7 +120,7 @@ def sample_shape(
 ) -> Quality:
     """Write the missing files of one shape, unless it is rejected, and say how good they are."""
     start = time.perf_counter()
-    triangles, normalization = _normalised(shape.path(data))
+    triangles, normalization = read_normalised(shape.path(data))
     measured = measure(Solid(triangles), recipe.skin)
     rejected = _verdict(measured["fragile_share"])
     kin = [stand for stand in stands if stand.shape.category == shape.category]
@@ -151,7 +151,8 @@ def read_triangles(path: Path) -> Floats:
     return kept
 
 
-def _normalised(path: Path) -> tuple[Floats, Normalization]:
+def read_normalised(path: Path) -> tuple[Floats, Normalization]:
+    """Normalised triangles (T, 3, 3) of a mesh file, and the way from its frame. Raises SamplesError."""
     raw = read_triangles(path)
     normalization = normalization_of(raw.reshape(-1, 3))
     return normalization.apply(raw), normalization
@@ -290,7 +291,7 @@ def _stands(shapes: Sequence[Shape], data: Path, jobs: int) -> list[Stand]:
 
 def _stand(shape: Shape, data: Path) -> Stand | None:
     path = shape.path(data)
-    height = parting_height(_normalised(path)[0])
+    height = parting_height(read_normalised(path)[0])
     return None if height is None else Stand(shape, path, height)
 
 
@@ -392,7 +393,7 @@ def _summary(qualities: Sequence[Quality], seconds: float) -> str:
 def draw_slices(shapes: Sequence[Shape], data: Path, folder: Path, skin: float) -> None:
     """Write folder/slices/<id>.png of each shape, of rejected ones too: see `model.training.slices`."""
     for shape in shapes:
-        triangles, _ = _normalised(shape.path(data))
+        triangles, _ = read_normalised(shape.path(data))
         file = folder / "slices" / f"{shape.id}.png"
         file.parent.mkdir(exist_ok=True)
         slices(Solid(triangles), skin).save(file, optimize=True)
