@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from app import errors
+from app import errors, page
 from app.queue import CompletionQueue, connect
 from app.routes import Service, router
 from app.settings import Settings, get_settings
@@ -18,6 +18,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(title="DeepSDF completion service", version="0.1.0", description=DESCRIPTION)
     app.state.service = Service(settings, CompletionQueue(connect(settings, patience_s=3), settings))
     app.include_router(router)
+    page.install(app)
     app.add_middleware(errors.BodyLimit, limit=settings.max_body_bytes)
     errors.install(app)
     return app
