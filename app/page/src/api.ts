@@ -5,7 +5,7 @@ export type Status = "queued" | "running" | "succeeded" | "failed" | "cancelled"
 export interface Completion {
   id: string;
   status: Status;
-  options: Record<string, unknown> & { model: string; samples?: number };
+  options: Record<string, unknown> & { model: string; up: string; samples: number };
   phase: string | null;
   step: number;
   steps: number;
@@ -108,8 +108,10 @@ export const cancel = (id: string): Promise<Completion> => json(`v1/completions/
 export const remove = (id: string): Promise<Response> => call(`v1/completions/${id}`, { method: "DELETE" });
 export const meshFile = async (id: string, format: Format, sample = 0): Promise<Blob> =>
   (await call(`v1/completions/${id}/mesh?format=${format}&sample=${sample}`)).blob();
-export const previewFile = async (id: string, number: number): Promise<Blob> =>
-  (await call(`v1/completions/${id}/preview?number=${number}`)).blob();
+export const previewFile = async (id: string): Promise<Blob> =>
+  (await call(`v1/completions/${id}/preview`, { cache: "no-store" })).blob();
+export const scanFile = async (id: string): Promise<File> =>
+  new File([await (await call(`v1/completions/${id}/scan`)).blob()], "scan.ply");
 export const reportFile = async (id: string): Promise<Blob> => (await call(`v1/completions/${id}/report`)).blob();
 
 /** Send a scan. The key makes the request safe to send again: a second one finds the first one's completion. */

@@ -6,7 +6,7 @@ import type { Example } from "./api";
 import type { Facts } from "./scan";
 import * as state from "./state";
 
-const ACCEPTED = ".ply,.xyz,.txt,.csv,.npy,.npz,.pcd,.obj,.stl,.las,.laz,.off,.glb,.png,.tif,.tiff,.exr,.json";
+const ACCEPTED = ".ply,.xyz,.txt,.csv,.npy,.npz,.pcd,.las,.laz,.obj,.off,.stl,.glb,.png,.tif,.tiff,.exr,.json";
 
 export function ScanCard() {
   const scan = state.scan.value;
@@ -24,7 +24,7 @@ export function ScanCard() {
         {!scan && <span class="quiet">or drop it anywhere</span>}
       </div>
       <input ref={input} class="heard" type="file" multiple accept={ACCEPTED} onChange={pick} aria-label="Scan files" tabIndex={-1} />
-      {!scan && <small>Point clouds: PLY, XYZ, NPY, PCD, OBJ, STL. Depth maps: PNG, TIFF, EXR, with a mask and a JSON of the camera beside them.</small>}
+      {!scan && <small>Points: PLY, PCD, LAS, XYZ, CSV, NPY, OBJ, STL, GLB. Depth maps: PNG, TIFF, EXR, with a mask and a JSON of the camera beside them.</small>}
       {!scan && <Examples />}
     </section>
   );

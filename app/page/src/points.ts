@@ -123,15 +123,6 @@ export function readNpy(bytes: ArrayBuffer): Table {
   return { values, rows, columns, whole: kind[0] !== "f" };
 }
 
-/** An NPY file of (N, 3) floats: how points go to the service that came in a format it does not read. */
-export function writeNpy(positions: Float32Array): Blob {
-  const shape = `(${positions.length / 3}, 3)`;
-  const header = `{'descr': '<f4', 'fortran_order': False, 'shape': ${shape}, }`;
-  const padded = header.padEnd(Math.ceil((header.length + 11) / 64) * 64 - 11) + "\n";
-  const prefix = new Uint8Array([0x93, 78, 85, 77, 80, 89, 1, 0, padded.length & 255, padded.length >> 8]);
-  return new Blob([prefix, padded, positions.slice()]);
-}
-
 function thinned(points: Points): Points {
   const count = points.positions.length / 3;
   const step = Math.ceil(count / SHOWN);

@@ -32,7 +32,7 @@ export function RunCard() {
       {now.attempt > 1 && <p class="quiet">A worker broke; this is attempt {now.attempt}.</p>}
       <div class="row">
         {!hasEnded(now) && <button onClick={state.stopJob}>Cancel</button>}
-        {hasEnded(now) && <button class="primary" onClick={state.leave}>Back to the options</button>}
+        {hasEnded(now) && <button class="primary" onClick={state.leave}>{state.scan.value?.kept ? "Close" : "Back to the options"}</button>}
       </div>
     </section>
   );
@@ -74,10 +74,10 @@ export function ResultCard() {
       <h2 id="result-title">Completed {report.grade && <span class={`grade ${report.grade}`}>{report.grade}</span>}</h2>
       {report.verdict && <p class="verdict">{report.verdict}</p>}
       {job.now.warnings.map((words) => <p key={words} class="quiet">{words}</p>)}
-      <Alternatives count={Number(job.now.options.samples ?? 0)} />
+      <Alternatives count={job.now.options.samples} />
       <Downloads />
       <Facts report={report} />
-      <button class="wide" onClick={state.leave}>{state.scan.value ? "Change the options" : "Close"}</button>
+      <button class="wide" onClick={state.leave}>{state.scan.value && !state.scan.value.kept ? "Change the options" : "Close"}</button>
     </section>
   );
 }

@@ -13,6 +13,7 @@ export interface Scan {
   mask: File | null;
   keeps: (pixel: number) => boolean; // what the mask keeps
   note: string; // why it cannot be shown
+  kept: boolean; // by the service, which is asked for it again
   facts: Facts;
 }
 
@@ -28,7 +29,6 @@ export interface Facts {
 }
 
 const NOTHING: Facts = { viewpoint: "", fx: "", fy: "", cx: "", cy: "", depthScale: "", pose: "" };
-const SENT_AS_POINTS = /\.(obj|stl|pcd)$/i;
 const DEPTH_ONLY = /\.(tiff?|exr)$/i;
 const all = () => true;
 
@@ -61,7 +61,7 @@ async function isMask(file: File, viewer: Viewer): Promise<boolean> {
 }
 
 async function read(file: File, viewer: Viewer): Promise<Scan> {
-  const scan: Scan = { name: file.name, file, kind: "points", points: null, depth: null, mask: null, keeps: all, note: "", facts: NOTHING };
+  const scan: Scan = { name: file.name, file, kind: "points", points: null, depth: null, mask: null, keeps: all, note: "", kept: false, facts: NOTHING };
   const bytes = await file.arrayBuffer();
   try {
     if (DEPTH_ONLY.test(file.name)) return { ...scan, kind: "depth", note: "Depth maps of this kind are not drawn here, but the service reads them." };
@@ -111,12 +111,16 @@ function cameraOf(facts: Facts): Camera | null {
 export const upOf = (scan: Scan, up: string): string =>
   up !== "auto" ? up : scan.kind === "depth" && !scan.facts.pose.trim() ? "-y" : "+y";
 
-/** The request's form. What the service does not read is sent as the points that are seen. */
-export function formOf(scan: Scan, viewer: Viewer): FormData {
+/** A scan that the service has kept: the points as it read them. It cannot be sent again from here. */
+export async function keptScan(name: string, file: File, viewer: Viewer): Promise<Scan> {
+  return { ...(await read(file, viewer)), name, kept: true };
+}
+
+/** The request's form. */
+export function formOf(scan: Scan): FormData {
   const { facts } = scan;
   const form = new FormData();
-  if (SENT_AS_POINTS.test(scan.name) && scan.points) form.append("scan", viewer.writeNpy(scan.points.positions), "scan.npy");
-  else form.append("scan", scan.file, scan.name);
+  form.append("scan", scan.file, scan.name);
   if (scan.kind === "points") {
     const numbers = facts.viewpoint.replace(/[[\]]/g, "").trim();
     if (numbers) form.append("viewpoint", `[${numbers.split(/[\s,]+/).join(", ")}]`);

@@ -3,7 +3,7 @@
 import { computed, effect, signal } from "@preact/signals";
 import * as api from "./api";
 import { forget, note, past, remember, type Past } from "./history";
-import { formOf, located, openScan, upOf, type Facts, type Scan } from "./scan";
+import { formOf, keptScan, located, openScan, upOf, type Facts, type Scan } from "./scan";
 import type { Shape, Stage } from "./stage";
 
 export const viewer = import("./stage");
@@ -157,17 +157,20 @@ export function leave(): void {
   sample.value = 0;
   shown.value = { scan: true, mesh: true, unsure: false };
   stage.value?.showShape(null);
+  if (!scan.value?.kept) return;
+  scan.value = null;
+  stage.value?.showPoints(null, "+y");
 }
 
 /** Send the scan, and watch what becomes of it. */
 export const complete = (): Promise<void> =>
   attempt(async () => {
     const sent = scan.value;
-    if (!sent || sending.value) return;
+    if (!sent || sent.kept || sending.value) return;
     sending.value = true;
     try {
       leave();
-      const now = await api.submit(formOf(sent, await viewer), optionsOf(choice.value));
+      const now = await api.submit(formOf(sent), optionsOf(choice.value));
       scans.set(now.id, sent);
       remember({ id: now.id, name: sent.name, model: choice.value.model, status: now.status, at: now.created_at });
       follow(now, sent.name);
@@ -184,10 +187,13 @@ function optionsOf({ model, pose, up, resolution, samples, plane }: Choice): Rec
 export const reopen = (item: Past): Promise<void> =>
   attempt(async () => {
     leave();
-    scan.value = scans.get(item.id) ?? null;
-    stage.value?.showPoints(scan.value?.points ?? null, scan.value ? upOf(scan.value, choice.value.up) : "+y");
+    scan.value = null;
+    stage.value?.showPoints(null, "+y");
     try {
-      follow(await api.find(item.id), item.name);
+      const now = await api.find(item.id);
+      scan.value = scans.get(item.id) ?? (await keptScan(item.name, await api.scanFile(item.id), await viewer));
+      stage.value?.showPoints(scan.value.points, upOf(scan.value, now.options.up));
+      follow(now, item.name);
     } catch (error) {
       if (error instanceof api.Problem && [404, 410].includes(error.status)) note(item.id, { status: "expired" });
       throw error;
@@ -217,7 +223,7 @@ function follow(first: api.Completion, name: string): void {
 // The coarse mesh that the fit is at. One that has not come in time is left out.
 async function peek(now: api.Completion, stop: AbortSignal): Promise<void> {
   try {
-    const found = await (await viewer).readShape(await api.previewFile(now.id, now.preview!));
+    const found = await (await viewer).readShape(await api.previewFile(now.id));
     if (stop.aborted || done.value) return;
     shape.value = found;
     coarse.value = true;
