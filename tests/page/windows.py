@@ -40,7 +40,7 @@ class Visit:
         """Go to the page, and wait until its stage stands."""
         self.page.goto(self.url)
         self.page.wait_for_selector(".canvas canvas")
-        self.page.wait_for_function("document.querySelectorAll('.chip').length > 1")
+        self.page.locator(".chip").nth(1).wait_for()
         return self
 
     def drop(self, *files: tuple[str, bytes]) -> None:
