@@ -14,7 +14,8 @@ from processes import ROOT
 from windows import Visit
 
 FIRST_PAINT = """() => new Promise(done => new PerformanceObserver(
-    list => list.getEntries().forEach(({name, startTime}) => name === 'first-contentful-paint' && done(startTime))
+    list => list.getEntries().forEach(
+        ({name, startTime}) => name === 'first-contentful-paint' && done(startTime))
 ).observe({type: 'paint', buffered: true}))"""
 STATIC = ROOT / "app" / "page" / "static"
 
