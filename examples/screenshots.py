@@ -1,15 +1,17 @@
 """Pictures of the page for the docs: `python examples/screenshots.py`, or with --url on a running service.
 
-Writes docs/images/page-*.png. Needs the extra `dev` and a Chromium, which draws without a screen or GPU.
+Writes docs/images/page-*.webp. Needs the extra `dev` and a Chromium, which draws without a screen or GPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import shutil
+from io import BytesIO
 from pathlib import Path
 
 from demo import HERE, service
+from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
@@ -41,14 +43,13 @@ def visit(browser: Browser, url: str, name: str, out: Path) -> None:
     page = browser.new_page(**WINDOWS[name])
     page.set_default_timeout(180_000)
     page.goto(url)
-    shoot(page, out, f"page-{name}-empty")
     page.get_by_role("button", name="Chair, points").click()
     page.get_by_text("18,000 points").wait_for()
     shoot(page, out, f"page-{name}-scan")
     page.get_by_label("Alternatives").select_option("2")
     page.get_by_role("button", name="Complete it").click()
     page.locator(".curve").wait_for()
-    page.locator(".dot.mesh").wait_for()  # of the preview, where the worker makes some
+    page.wait_for_timeout(3000)  # so that there is a coarse mesh already
     shoot(page, out, f"page-{name}-fit")
     page.get_by_role("button", name="Download GLB").wait_for()
     page.get_by_role("button", name="Uncertainty").wait_for()
@@ -64,8 +65,8 @@ def shoot(page: Page, out: Path, name: str) -> None:
     page.mouse.move(5, 5)
     page.wait_for_timeout(500)
     page.evaluate("scrollTo(0, 0)")
-    page.screenshot(path=out / f"{name}.png")
-    print(out / f"{name}.png")
+    Image.open(BytesIO(page.screenshot())).save(out / f"{name}.webp", quality=88, method=6)
+    print(out / f"{name}.webp")
 
 
 if __name__ == "__main__":

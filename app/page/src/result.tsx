@@ -110,7 +110,8 @@ const three = (value: number): string => Number(value.toPrecision(3)).toString()
 
 function Facts({ report }: { report: Record<string, any> }) {
   const deviation = state.shape.value?.deviation?.median ?? report.deviation_median;
-  const seconds = typeof report.seconds === "object" && report.seconds ? Object.values<number>(report.seconds).reduce((a, b) => a + b, 0) : null;
+  const { started_at, ended_at } = state.job.value!.now;
+  const seconds = started_at && ended_at ? (Date.parse(ended_at) - Date.parse(started_at)) / 1000 : null;
   const facts: [string, string | null][] = [
     ["Faces", state.shape.value ? state.shape.value.faces.toLocaleString("en") : null],
     ["Watertight", report.watertight === undefined ? null : report.watertight ? "yes" : "no"],
