@@ -191,8 +191,9 @@ export const reopen = (item: Past): Promise<void> =>
     stage.value?.showPoints(null, "+y");
     try {
       const now = await api.find(item.id);
-      scan.value = scans.get(item.id) ?? (await keptScan(item.name, await api.scanFile(item.id), await viewer));
-      stage.value?.showPoints(scan.value.points, upOf(scan.value, now.options.up));
+      const file = scans.has(item.id) ? null : await api.scanFile(item.id).catch(() => null);
+      scan.value = scans.get(item.id) ?? (file && (await keptScan(item.name, file, await viewer)));
+      if (scan.value) stage.value?.showPoints(scan.value.points, upOf(scan.value, now.options.up));
       follow(now, item.name);
     } catch (error) {
       if (error instanceof api.Problem && [404, 410].includes(error.status)) note(item.id, { status: "expired" });
