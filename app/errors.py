@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.queue import QueueFull
+from app.queue import OtherRequest, QueueFull, TooManyOpen
 from app.scans import ScanRefused
 from app.schemas import Problem, ProblemItem
 
@@ -26,9 +26,17 @@ CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 422
 class ProblemRaised(Exception):
     """An answer with an error in it, from anywhere below a route."""
 
-    def __init__(self, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        headers: Mapping[str, str] | None = None,
+        errors: list[ProblemItem] | None = None,
+    ) -> None:
         super().__init__(detail)
         self.status, self.code, self.detail, self.headers = status, code, detail, headers
+        self.errors = errors
 
 
 def problem_response(
@@ -52,6 +60,8 @@ def install(app: FastAPI) -> None:
     app.exception_handler(ProblemRaised)(_raised)
     app.exception_handler(ScanRefused)(_scan_refused)
     app.exception_handler(QueueFull)(_queue_full)
+    app.exception_handler(TooManyOpen)(_too_many_open)
+    app.exception_handler(OtherRequest)(_other_request)
     app.exception_handler(redis.exceptions.RedisError)(_queue_unreachable)
     app.exception_handler(RequestValidationError)(_invalid)
     app.exception_handler(HTTPException)(_http)
@@ -59,7 +69,8 @@ def install(app: FastAPI) -> None:
 
 
 async def _raised(request: Request, error: ProblemRaised) -> JSONResponse:
-    return problem_response(request.url.path, error.status, error.code, error.detail, error.headers)
+    path = request.url.path
+    return problem_response(path, error.status, error.code, error.detail, error.headers, error.errors)
 
 
 async def _scan_refused(request: Request, error: ScanRefused) -> JSONResponse:
@@ -68,6 +79,15 @@ async def _scan_refused(request: Request, error: ScanRefused) -> JSONResponse:
 
 async def _queue_full(request: Request, error: QueueFull) -> JSONResponse:
     return problem_response(request.url.path, 429, "queue_full", str(error), {"Retry-After": "5"})
+
+
+async def _too_many_open(request: Request, error: TooManyOpen) -> JSONResponse:
+    return problem_response(request.url.path, 429, "too_many_open", str(error), {"Retry-After": "5"})
+
+
+async def _other_request(request: Request, error: OtherRequest) -> JSONResponse:
+    detail = "This Idempotency-Key came with another request before. Take a new key for a new request."
+    return problem_response(request.url.path, 422, "idempotency_mismatch", detail)
 
 
 async def _queue_unreachable(request: Request, error: redis.exceptions.RedisError) -> JSONResponse:

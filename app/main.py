@@ -6,7 +6,8 @@ from fastapi import FastAPI
 
 from app import errors
 from app.queue import CompletionQueue, connect
-from app.routes import Service, router
+from app.routes import router
+from app.service import Service
 from app.settings import Settings, get_settings
 
 DESCRIPTION = "Completes partial 3D scans of an object with DeepSDF: points or a depth map in, a mesh out."

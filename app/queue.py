@@ -6,8 +6,13 @@ only the worker does, except that a completion still waiting in the queue is can
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from hashlib import sha256
+from typing import Any, TypeVar, cast
 
 from redis import Redis
 from redis.backoff import ExponentialBackoff
@@ -17,17 +22,24 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.exceptions import WatchError
 from redis.retry import Retry as RedisRetry
 from rq import Queue, Retry
-from rq.exceptions import NoSuchJobError
 from rq.job import Job, JobStatus
 from rq.utils import now, utcformat
 from rq.worker_registration import get_keys
 
-from app.schemas import Completion, CompletionError, CompletionOptions, Links, Outcome, Status
+from app.schemas import ENDED, Completion, CompletionError, CompletionOptions, Links, Outcome, Status
 from app.settings import Settings
 
 QUEUE = "completions"
 TASK = "worker.tasks.complete_scan"
 SERIALIZER = "json"
+OPEN = "deepsdf:open"
+"""A hash of what has not been seen to end: id to owner. `app.housekeeping` takes out what has ended."""
+
+CLAIM_S, IDEMPOTENCY_S = 60, 24 * 3600
+"""How long an Idempotency-Key holds before its completion is enqueued, and after that."""
+
+LOOKED_AT = 1000
+"""Completions that one page of a list looks at, at most, in search of those that were asked for."""
 T = TypeVar("T")
 
 BROKEN = CompletionError(
@@ -44,6 +56,14 @@ STATUSES: dict[JobStatus, Status] = {
 
 class QueueFull(Exception):
     """No further completion may wait."""
+
+
+class TooManyOpen(Exception):
+    """The owner has as many completions waiting or running as one may have."""
+
+
+class OtherRequest(Exception):
+    """An Idempotency-Key came with another request than before."""
 
 
 class AlreadyEnded(Exception):
@@ -63,21 +83,67 @@ def connect(settings: Settings, patience_s: float) -> Redis:
     return Redis.from_url(settings.redis_url, retry=retry, socket_connect_timeout=2, health_check_interval=15)
 
 
+@dataclass(frozen=True)
+class Ticket:
+    """What the API keeps in a record beside the options."""
+
+    owner: str = ""
+    """Name of the API key that submits; without keys all have the name ""."""
+    warnings: list[str] = field(default_factory=list)
+    claim: str | None = None
+    """What `claim` gave for an Idempotency-Key."""
+    webhook_url: str | None = None
+    trace: dict[str, str] = field(default_factory=dict)
+    """Headers of W3C trace context, under which the worker goes on."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some completions, newest first, and where the next ones begin."""
+
+    completions: list[Completion]
+    cursor: str | None
+
+
+class Record(Job):
+    """A job of RQ that may have been deleted by its owner while a worker still had it."""
+
+    deleted = False
+
+    def restore(self, raw_data: dict[bytes, bytes]) -> None:
+        """Take over what Redis has."""
+        super().restore(raw_data)
+        self.deleted = b"deleted" in raw_data
+
+
+def new_id() -> str:
+    """32 hexadecimal digits, which begin with the time: ids in order are completions in order."""
+    return f"{int(1000 * time.time()):012x}{secrets.token_hex(10)}"
+
+
+def index_key(owner: str) -> str:
+    """The ids of an owner's completions, in order."""
+    return f"deepsdf:completions:{owner}"
+
+
 def cancel_key(completion_id: str) -> str:
     """Set while someone wants this completion to end; the worker looks at it."""
     return f"deepsdf:cancel:{completion_id}"
 
 
 class CompletionQueue:
-    """Submit, look at and cancel completions."""
+    """Submit, look at, list, cancel and delete completions."""
 
     def __init__(self, connection: Redis, settings: Settings) -> None:
         self.connection, self.settings = connection, settings
         self.queue = Queue(QUEUE, connection=connection, serializer=SERIALIZER)
 
-    def submit(self, completion_id: str, options: CompletionOptions, warnings: list[str]) -> None:
-        """Enqueue a completion whose scan is already stored. Raises QueueFull; the bound is exact."""
-        key = Job.key_for(completion_id)
+    def submit(self, completion_id: str, options: CompletionOptions, ticket: Ticket | None = None) -> None:
+        """Enqueue a completion whose scan is already stored.
+
+        Raises QueueFull or TooManyOpen; both bounds are exact.
+        """
+        key, given = Job.key_for(completion_id), ticket or Ticket()
 
         def enqueue(pipe: Pipeline) -> None:
             if pipe.exists(key):
@@ -85,16 +151,93 @@ class CompletionQueue:
             if int(pipe.llen(self.queue.key)) >= self.settings.max_queued:
                 limit = self.settings.max_queued
                 raise QueueFull(f"{limit} completions are waiting and no more may. Try again in a while.")
+            self._check_open(pipe, given.owner)
             pipe.multi()
-            self._enqueue(pipe, completion_id, options, warnings)
+            self._enqueue(pipe, completion_id, options, given)
+            pipe.zadd(index_key(given.owner), {completion_id: 0})
+            pipe.hset(OPEN, completion_id, given.owner)
+            if given.claim is not None:
+                pipe.expire(given.claim, IDEMPOTENCY_S)
             pipe.execute()
 
-        self._watching(enqueue, self.queue.key)
+        self._watching(enqueue, self.queue.key, OPEN)
 
     def get(self, completion_id: str) -> Completion | None:
         """The completion as it stands, or None when nothing is known of it."""
+        return self.get_many([completion_id])[0]
+
+    def get_many(self, completion_ids: Sequence[str]) -> list[Completion | None]:
+        """Several completions as they stand, read in one go; None for what is not known."""
+        known = [name for name in completion_ids if name.isalnum()]
+        jobs = dict(zip(known, self._fetch_many(known), strict=True))
+        found = (jobs.get(name) for name in completion_ids)
+        return [None if job is None or job.deleted else self._view(job) for job in found]
+
+    def page(
+        self,
+        owner: str,
+        limit: int,
+        cursor: str | None = None,
+        wanted: Callable[[Completion], bool] = lambda _: True,
+    ) -> Page:
+        """Up to `limit` of an owner's completions that are `wanted`, newest first, those before `cursor`.
+
+        A page may be short, or even empty, and still have a cursor: each looks at `LOOKED_AT` at most.
+        """
+        found: list[Completion] = []
+        for _ in range(LOOKED_AT // limit):
+            before = "+" if cursor is None else f"({cursor}"
+            raw: Any = self.connection.zrevrangebylex(index_key(owner), before, "-", 0, limit)
+            ids = [name.decode() for name in raw]
+            for completion_id, completion in zip(ids, self.get_many(ids), strict=True):
+                if len(found) == limit:
+                    return Page(found, cursor)
+                cursor = completion_id
+                if completion is not None and wanted(completion):
+                    found.append(completion)
+            if len(ids) < limit:
+                return Page(found, None)
+        return Page(found, cursor)
+
+    def claim(self, owner: str, key: str, completion_id: str, request: str) -> tuple[str, str | None]:
+        """Take an Idempotency-Key for a completion, unless it is taken.
+
+        `request` is a digest of the whole request. Returns what to put into the ticket, and the id of the
+        completion that has the key already, if any. Raises OtherRequest when that was another request's.
+        """
+        name = f"deepsdf:idempotency:{sha256(f'{owner} {key}'.encode()).hexdigest()}"
+        if self.connection.set(name, f"{completion_id} {request}", nx=True, ex=CLAIM_S):
+            return name, None
+        taken: Any = self.connection.get(name)
+        if taken is None:  # it ended between the two
+            return self.claim(owner, key, completion_id, request)
+        first, _, before = taken.decode().partition(" ")
+        if before != request:
+            raise OtherRequest
+        return name, first
+
+    def release(self, claim: str) -> None:
+        """Give an Idempotency-Key back: its request came to nothing."""
+        self.connection.delete(claim)
+
+    def delete(self, completion_id: str) -> bool:
+        """Forget a completion, after asking a worker that has it to end it; False while a worker has it.
+
+        From here on it is unknown. What a worker still has is taken away by `app.housekeeping`.
+        """
+        if (job := self._fetch(completion_id)) is None:
+            return True
+        if self._view(job).status == "running":
+            self.connection.set(cancel_key(completion_id), 1, ex=self.settings.record_ttl_s)
+            self.connection.hset(job.key, "deleted", 1)
+            return False
+        self._forget(job)
+        return True
+
+    def has_ended(self, completion_id: str) -> bool:
+        """Whether no worker will touch it any more, also where it was deleted meanwhile."""
         job = self._fetch(completion_id)
-        return None if job is None else self._view(job)
+        return job is None or self._view(job).status in ENDED
 
     def cancel(self, completion_id: str) -> Completion | None:
         """Cancel at once what waits, and ask the worker to end what runs.
@@ -106,16 +249,16 @@ class CompletionQueue:
             if (job := self._fetch(completion_id)) is None:
                 return None
             completion = self._view(job)
-            if completion.status in ("succeeded", "failed"):
+            if completion.status in ("succeeded", "failed", "expired"):
                 raise AlreadyEnded(completion)
             waiting = completion_id.encode() in pipe.lrange(self.queue.key, 0, -1)
             pipe.multi()
             if waiting:
                 job.cancel(pipeline=pipe)
                 pipe.hset(job.key, "ended_at", utcformat(now()))
-                pipe.expire(job.key, self.settings.result_ttl_s)
+                pipe.expire(job.key, self.settings.record_ttl_s)
             elif completion.status != "cancelled":
-                pipe.set(cancel_key(completion_id), 1, ex=self.settings.result_ttl_s)
+                pipe.set(cancel_key(completion_id), 1, ex=self.settings.record_ttl_s)
             pipe.execute()
             return self.get(completion_id)
 
@@ -129,18 +272,19 @@ class CompletionQueue:
         )
 
     def _enqueue(
-        self, pipe: Pipeline, completion_id: str, options: CompletionOptions, warnings: list[str]
+        self, pipe: Pipeline, completion_id: str, options: CompletionOptions, ticket: Ticket
     ) -> None:
         settings = self.settings
+        known = {name: value for name, value in asdict(ticket).items() if value}
         self.queue.enqueue_call(
             TASK,
             args=(completion_id, options.model_dump()),
             job_id=completion_id,
-            meta={"warnings": warnings},
+            meta=known,
             # The worker ends a completion at its deadline by itself; RQ's alarm is for one that hangs.
             timeout=int(settings.deadline_s) + 60,
-            result_ttl=settings.result_ttl_s,
-            failure_ttl=settings.result_ttl_s,
+            result_ttl=settings.record_ttl_s,
+            failure_ttl=settings.record_ttl_s,
             retry=Retry(max=settings.retries, enqueue_at_front=True),
             description=f"{TASK} {completion_id}",
             pipeline=pipe,
@@ -156,17 +300,39 @@ class CompletionQueue:
                 except WatchError:
                     continue
 
-    def _fetch(self, completion_id: str) -> Job | None:
-        try:
-            return Job.fetch(completion_id, connection=self.connection, serializer=SERIALIZER)
-        except (NoSuchJobError, ValueError):
-            return None
+    def _check_open(self, pipe: Pipeline, owner: str) -> None:
+        """Raises TooManyOpen. What has ended and was not yet taken out of the hash does not count."""
+        limit = self.settings.max_open_per_key
+        names = cast(dict[bytes, bytes], pipe.hgetall(OPEN))
+        mine = [name.decode() for name, of in names.items() if of.decode() == owner]
+        if not owner or len(mine) < limit:
+            return
+        if sum(one is not None and one.status not in ENDED for one in self.get_many(mine)) >= limit:
+            raise TooManyOpen(f"{limit} completions of this key wait or run already. Try again in a while.")
 
-    def _view(self, job: Job) -> Completion:
+    def _forget(self, job: Record) -> None:
+        with self.connection.pipeline() as pipe:
+            job.delete(pipeline=pipe)
+            pipe.zrem(index_key(job.meta.get("owner", "")), job.id)
+            pipe.hdel(OPEN, job.id)
+            pipe.delete(cancel_key(job.id))
+            if claim := job.meta.get("claim"):
+                pipe.delete(claim)
+            pipe.execute()
+
+    def _fetch(self, completion_id: str) -> Record | None:
+        return self._fetch_many([completion_id])[0] if completion_id.isalnum() else None
+
+    def _fetch_many(self, completion_ids: Sequence[str]) -> list[Record | None]:
+        jobs: Any = Record.fetch_many(completion_ids, self.connection, SERIALIZER)
+        return list(jobs)
+
+    def _view(self, job: Record) -> Completion:
         outcome = self._outcome(job)
         status = outcome.status if outcome else STATUSES.get(job.get_status(refresh=False), "queued")
+        if self._has_expired(job):
+            status, outcome = "expired", None
         running = status != "queued"
-        here = f"/v1/completions/{job.id}"
         known: dict[str, Any] = dict(job.meta)
         return Completion(
             id=job.id,
@@ -179,14 +345,21 @@ class CompletionQueue:
             progress=1.0 if status == "succeeded" else known.get("progress", 0.0) if running else 0.0,
             queue_position=None if running else self._position(job.id),
             attempt=max(1, 1 + self.settings.retries - (job.retries_left or 0)),
+            preview=known.get("preview", 0),
+            owner=known.get("owner", ""),
             warnings=known.get("warnings", []),
             created_at=job.created_at,
             started_at=job.started_at,
             ended_at=job.ended_at,
             report=outcome.report if outcome else None,
             error=outcome.error if outcome else BROKEN if status == "failed" else None,
-            links=Links(self=here, mesh=f"{here}/mesh", report=f"{here}/report", cancel=f"{here}/cancel"),
+            links=Links.of(job.id),
         )
+
+    def _has_expired(self, job: Job) -> bool:
+        """A function of the record alone, so that every replica says the same at the same time."""
+        kept = timedelta(seconds=self.settings.result_ttl_s)
+        return job.ended_at is not None and job.ended_at + kept < now()
 
     def _outcome(self, job: Job) -> Outcome | None:
         if job.get_status(refresh=False) is not JobStatus.FINISHED:

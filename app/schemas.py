@@ -13,8 +13,8 @@ UP_WORDS = ("auto", "+y", "-y", "+z", "-z", "+x", "-x")
 MeshFormat = Literal["glb", "ply", "obj", "stl"]
 MESH_FORMATS: tuple[MeshFormat, ...] = ("glb", "ply", "obj", "stl")
 MAX_SAMPLES = 8
-Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-ENDED: tuple[Status, ...] = ("succeeded", "failed", "cancelled")
+Status = Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"]
+ENDED: tuple[Status, ...] = ("succeeded", "failed", "cancelled", "expired")
 
 
 def _checked_up(text: str) -> str:
@@ -108,9 +108,30 @@ class Links(BaseModel):
     """Where to go from here, as paths on this server."""
 
     self: str
+    events: str
+    scan: str
+    preview: str
     mesh: str
     report: str
+    latent: str
+    picture: str
     cancel: str
+
+    @classmethod
+    def of(cls, completion_id: str) -> Links:
+        """Those of a completion."""
+        here = f"/v1/completions/{completion_id}"
+        return cls(
+            self=here,
+            events=f"{here}/events",
+            scan=f"{here}/scan",
+            preview=f"{here}/preview",
+            mesh=f"{here}/mesh",
+            report=f"{here}/report",
+            latent=f"{here}/latent",
+            picture=f"{here}/preview.png",
+            cancel=f"{here}/cancel",
+        )
 
 
 class Completion(BaseModel):
@@ -129,6 +150,9 @@ class Completion(BaseModel):
         default=None, description="Mean misfit to what was observed, in radii of the scan."
     )
     progress: float = Field(default=0.0, ge=0, le=1)
+    preview: int = Field(
+        default=0, description="Grows with each coarse mesh while it runs; 0: there is none yet."
+    )
     queue_position: int | None = Field(
         default=None, description="1 is the next one; null once it has left the queue."
     )
@@ -144,6 +168,23 @@ class Completion(BaseModel):
     )
     error: CompletionError | None = Field(default=None, description="Of a failed completion: why.")
     links: Links
+    owner: str = Field(default="", exclude=True)
+
+
+class CompletionList(BaseModel):
+    """A page of completions, newest first."""
+
+    completions: list[Completion]
+    cursor: str | None = Field(default=None, description="Where the next page begins; null on the last one.")
+
+
+class Latent(BaseModel):
+    """A latent code, and what it is a code of."""
+
+    model: str
+    checkpoint_digest: str = Field(description="SHA-256 of the decoder's weights: codes are of no other.")
+    code: list[float]
+    scan_to_canonical: list[list[float]] = Field(description="4x4, from the scan's frame to the decoder's.")
 
 
 class ProblemItem(BaseModel):

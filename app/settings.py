@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.keys import checked_digests
 
 
 class Settings(BaseSettings):
@@ -30,6 +33,11 @@ class Settings(BaseSettings):
         description="Redis or Valkey to use. Unset: `python -m app` starts the embedded one.",
     )
 
+    api_keys: dict[str, str] = Field(
+        default={},
+        description="API keys, as JSON: names and their SHA-256, from `python -m app.keys`. Empty: none.",
+    )
+
     max_body_bytes: int = Field(
         default=64 * 2**20, gt=0, description="Largest request body; larger ones get 413."
     )
@@ -40,6 +48,11 @@ class Settings(BaseSettings):
         default=16_000_000, gt=0, description="Most pixels of a scan's depth maps together; more get 413."
     )
     max_queued: int = Field(default=64, gt=0, description="Completions that may wait; further ones get 429.")
+    max_open_per_key: int = Field(
+        default=32,
+        gt=0,
+        description="Completions of one API key that may wait or run; further ones get 429.",
+    )
     parse_slots: int = Field(
         default=2, gt=0, description="Uploads that one API process reads at the same time."
     )
@@ -59,15 +72,37 @@ class Settings(BaseSettings):
         description="Seconds a stopping worker may use to finish before it gives its work back.",
     )
     result_ttl_s: int = Field(
-        default=7 * 86400, gt=0, description="Seconds that the record of an ended completion is kept."
+        default=7 * 86400,
+        gt=0,
+        description="Seconds that an ended completion, its scan and its results are kept.",
+    )
+    expired_ttl_s: int = Field(
+        default=30 * 86400,
+        gt=0,
+        description="Seconds after that, in which it is known to have expired (410).",
     )
     device: str = Field(default="auto", description="Where the worker computes: auto, cpu, cuda or cuda:N.")
+
+    @field_validator("api_keys")
+    @classmethod
+    def _digests(cls, given: dict[str, str]) -> dict[str, str]:
+        return checked_digests(given)
+
+    @property
+    def record_ttl_s(self) -> int:
+        """Seconds that the record of an ended completion stays in the queue."""
+        return self.result_ttl_s + self.expired_ttl_s
 
     def environment(self) -> dict[str, str]:
         """The same settings as environment variables, for child processes."""
         values = {name: value for name, value in self if name != "redis_url"}
-        named = {f"DEEPSDF_{name.upper()}": str(value) for name, value in values.items()}
+        named = {f"DEEPSDF_{name.upper()}": _text(value) for name, value in values.items()}
         return named if self.redis_url is None else {**named, "REDIS_URL": self.redis_url}
+
+
+def _text(value: object) -> str:
+    """A value as an environment variable has it."""
+    return json.dumps(value) if isinstance(value, dict | list) else str(value)
 
 
 @cache

@@ -49,6 +49,24 @@ class Storage:
         """Where the scan lies."""
         return self._folder(completion_id) / "scan.npz"
 
+    def scan_ply(self, completion_id: str) -> Path:
+        """Where its points lie for people and their tools; written when first asked for.
+
+        Raises FileNotFoundError when there is no scan.
+        """
+        path = self._folder(completion_id) / "scan.ply"
+        if not path.exists():
+            self._write(path, self.load_scan(completion_id).to_ply())
+        return path
+
+    def preview_path(self, completion_id: str) -> Path:
+        """Where the latest coarse mesh lies, once there is one."""
+        return self._folder(completion_id) / "preview.glb"
+
+    def picture_path(self, completion_id: str) -> Path:
+        """Where the picture of the completed mesh lies, once there is one."""
+        return self._folder(completion_id) / "preview.png"
+
     def mesh_path(self, completion_id: str, format: MeshFormat = "glb", sample: int = 0) -> Path:
         """Where a mesh lies, once there is one: the completion itself, or alternative 1, 2, …"""
         return self._folder(completion_id) / f"{f'sample-{sample}' if sample else 'mesh'}.{format}"

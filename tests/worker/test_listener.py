@@ -27,7 +27,7 @@ def quick(settings: Settings) -> Settings:
 def queue(quick: Settings) -> CompletionQueue:
     """A queue with one completion in it."""
     queue = CompletionQueue(connect(quick, 1), quick)
-    queue.submit(ID, CompletionOptions(model="tiny"), [])
+    queue.submit(ID, CompletionOptions(model="tiny"))
     return queue
 
 

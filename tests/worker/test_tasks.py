@@ -57,7 +57,7 @@ def work(settings: Settings, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPa
         completion_id = f"{len(queue.queue.finished_job_registry):032x}"
         if scan is not None:
             Storage(settings.data_dir).save_scan(completion_id, scan, {})
-        queue.submit(completion_id, CompletionOptions.model_validate({"model": "tiny", **options}), [])
+        queue.submit(completion_id, CompletionOptions.model_validate({"model": "tiny", **options}))
         Listener(connect(settings, 1), settings).work(burst=True, logging_level="WARNING")
         completion = queue.get(completion_id)
         assert completion is not None
