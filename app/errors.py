@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.logs import request_id
 from app.queue import OtherRequest, QueueFull, TooManyOpen
 from app.scans import ScanRefused
 from app.schemas import Problem, ProblemItem
@@ -50,13 +51,19 @@ def problem_response(
     """The one place where a problem gets its shape."""
     title = HTTPStatus(status).phrase
     problem = Problem(
-        title=title, status=status, detail=detail, instance=path, code=code, errors=errors or []
+        title=title,
+        status=status,
+        detail=detail,
+        instance=path,
+        code=code,
+        request_id=request_id.get(),
+        errors=errors or [],
     )
     return JSONResponse(problem.model_dump(), status, headers, MEDIA_TYPE)
 
 
 def install(app: FastAPI) -> None:
-    """Translate each kind of exception, once and for all."""
+    """Translate each kind of exception, once and for all; `app.middleware` does it for our mistakes."""
     app.exception_handler(ProblemRaised)(_raised)
     app.exception_handler(ScanRefused)(_scan_refused)
     app.exception_handler(QueueFull)(_queue_full)
@@ -65,7 +72,6 @@ def install(app: FastAPI) -> None:
     app.exception_handler(redis.exceptions.RedisError)(_queue_unreachable)
     app.exception_handler(RequestValidationError)(_invalid)
     app.exception_handler(HTTPException)(_http)
-    app.exception_handler(Exception)(_unexpected)
 
 
 async def _raised(request: Request, error: ProblemRaised) -> JSONResponse:
@@ -117,9 +123,10 @@ async def _http(request: Request, error: HTTPException) -> JSONResponse:
     return problem_response(request.url.path, error.status_code, code, detail, error.headers)
 
 
-async def _unexpected(request: Request, _: Exception) -> JSONResponse:
+def unexpected(path: str) -> JSONResponse:
+    """The answer where we made a mistake; it says nothing of it."""
     detail = "The service made a mistake, which is in its log. The request may work when sent again."
-    return problem_response(request.url.path, 500, "internal", detail)
+    return problem_response(path, 500, "internal", detail)
 
 
 class BodyLimit:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from app import errors
+from app import errors, logs, reference
+from app.middleware import Named, Sheltered
 from app.queue import CompletionQueue, connect
 from app.routes import router
 from app.service import Service
@@ -14,11 +15,24 @@ DESCRIPTION = "Completes partial 3D scans of an object with DeepSDF: points or a
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The application under the given settings, else under those of the environment."""
-    settings = settings or get_settings()
-    app = FastAPI(title="DeepSDF completion service", version="0.1.0", description=DESCRIPTION)
+    """The application under the given settings, else, as a process of its own, those of the environment."""
+    if settings is None:
+        settings = get_settings()
+        logs.configure("api")
+    app = FastAPI(
+        title="DeepSDF completion service",
+        version="0.1.0",
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+    )
     app.state.service = Service(settings, CompletionQueue(connect(settings, patience_s=3), settings))
     app.include_router(router)
+    app.include_router(reference.router)
+    app.mount("/docs/assets", reference.assets())
+    # From the innermost to the outermost.
     app.add_middleware(errors.BodyLimit, limit=settings.max_body_bytes)
+    app.add_middleware(Sheltered, open_to_all=bool(settings.api_keys) or settings.allow_without_keys)
+    app.add_middleware(Named)
     errors.install(app)
     return app

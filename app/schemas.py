@@ -203,6 +203,7 @@ class Problem(BaseModel):
     detail: str
     instance: str
     code: str = Field(description="A stable word for programs; `detail` is for people.")
+    request_id: str = Field(default="", description="As in X-Request-ID: what to name to the operator.")
     errors: list[ProblemItem] = []
 
 

@@ -9,6 +9,7 @@ from threading import BoundedSemaphore
 
 from app.errors import ProblemRaised
 from app.queue import CompletionQueue
+from app.rate import Rate
 from app.scans import Attachments, Limits, Scan, Upload, read_scan
 from app.schemas import ENDED, Completion, ModelCard
 from app.settings import Settings
@@ -28,6 +29,7 @@ class Service:
         self.limits = Limits(settings.max_points, settings.max_pixels)
         self.parsing = BoundedSemaphore(settings.parse_slots)
         self.watcher = Watcher(queue.get_many)
+        self.rate = Rate(settings.rate_limit, queue.connection)
 
     def models(self) -> list[ModelCard]:
         """The cards of the trained models on disk, by name."""

@@ -37,6 +37,16 @@ class Settings(BaseSettings):
         default={},
         description="API keys, as JSON: names and their SHA-256, from `python -m app.keys`. Empty: none.",
     )
+    allow_without_keys: bool = Field(
+        default=False,
+        description="Whether others than this machine may ask where there are no API keys, as behind a proxy "
+        "that asks for them.",
+    )
+    rate_limit: str = Field(
+        default="120/minute",
+        description="Submissions of one API key, such as 5/second or 120/minute; further ones get 429. "
+        "Empty: any number.",
+    )
 
     max_body_bytes: int = Field(
         default=64 * 2**20, gt=0, description="Largest request body; larger ones get 413."

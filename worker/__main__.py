@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 
+from app import logs
 from app.queue import connect
 from app.settings import Settings, get_settings
 from worker.listener import Listener
@@ -15,7 +16,7 @@ log = logging.getLogger("worker")
 
 def main() -> int:
     """Returns 0 after a requested stop, 1 when there is nothing to serve."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)-8s worker: %(message)s")
+    logs.configure("worker")
     settings = get_settings()
     if not _load(settings):
         return 1

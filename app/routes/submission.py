@@ -34,6 +34,13 @@ async def no_unknown_fields(request: Request) -> None:
         raise ProblemRaised(400, "unknown_field", detail)
 
 
+def within_rate(service: TheService, owner: Owner) -> None:
+    """Raises a 429 problem for who submits too often."""
+    if owner and (seconds := service.rate.hit(owner)):
+        told = f"This key may submit {service.settings.rate_limit}. Try again in {seconds} seconds."
+        raise ProblemRaised(429, "rate_limited", told, {"Retry-After": str(seconds)})
+
+
 class Parcel:
     """What a request sends: files, and what comes beside them."""
 
@@ -125,7 +132,7 @@ def wait_of(
     "/completions",
     status_code=202,
     response_model=Completion,
-    dependencies=[Depends(no_unknown_fields)],
+    dependencies=[Depends(within_rate), Depends(no_unknown_fields)],
     responses={
         200: {"model": Completion, "description": "It ended within the time of `Prefer: wait=N`."},
         **described(400, 404, 409, 413, 415, 422, 429, 503),

@@ -292,7 +292,7 @@ def test_a_mistake_of_ours_is_a_500_problem_without_its_inside(api, settings):
 
 def test_an_unreachable_queue_is_a_503_problem(settings):
     away = settings.model_copy(update={"redis_url": "unix:///nowhere/valkey.sock"})
-    with TestClient(create_app(away), raise_server_exceptions=False) as api:
+    with TestClient(create_app(away), "http://localhost", raise_server_exceptions=False) as api:
         problem(api.get("/readyz"), 503, "queue_unreachable")
         problem(submit(api), 503, "queue_unreachable")
         assert api.get("/healthz").status_code == 200
