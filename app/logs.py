@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import sys
 from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
-import structlog
+if TYPE_CHECKING:
+    from structlog.types import EventDict, Processor
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """X-Request-ID of the request in hand, on this task or thread."""
@@ -21,7 +23,9 @@ completion_id: ContextVar[str] = ContextVar("completion_id", default="")
 
 def configure(process: str) -> None:
     """Log to standard error, as the process of this name."""
-    shared: list[structlog.types.Processor] = [
+    import structlog
+
+    shared: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.PositionalArgumentsFormatter(),
@@ -30,7 +34,7 @@ def configure(process: str) -> None:
         structlog.stdlib.ExtraAdder(),
         lambda _, __, event: _with_ids(process, event),
     ]
-    last: list[structlog.types.Processor] = [
+    last: list[Processor] = [
         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
         *_rendering(people=sys.stderr.isatty()),
     ]
@@ -41,13 +45,15 @@ def configure(process: str) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
-def _rendering(people: bool) -> list[structlog.types.Processor]:
+def _rendering(people: bool) -> list[Processor]:
+    import structlog
+
     if people:
         return [structlog.dev.ConsoleRenderer()]
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(sort_keys=True)]
 
 
-def _with_ids(process: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
+def _with_ids(process: str, event: EventDict) -> EventDict:
     event["process"] = process
     for name, variable in (("request_id", request_id), ("completion_id", completion_id)):
         if value := variable.get():

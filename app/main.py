@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from fastapi import FastAPI
 
 from app import errors, logs, reference
@@ -12,6 +15,15 @@ from app.service import Service
 from app.settings import Settings, get_settings
 
 DESCRIPTION = "Completes partial 3D scans of an object with DeepSDF: points or a depth map in, a mesh out."
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """What begins and ends with the process."""
+    service: Service = app.state.service
+    service.housekeeper.start()
+    yield
+    service.housekeeper.stop()
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -25,6 +37,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description=DESCRIPTION,
         docs_url=None,
         redoc_url=None,
+        lifespan=lifespan,
     )
     app.state.service = Service(settings, CompletionQueue(connect(settings, patience_s=3), settings))
     app.include_router(router)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from hashlib import sha256
@@ -26,8 +26,10 @@ from rq.job import Job, JobStatus
 from rq.utils import now, utcformat
 from rq.worker_registration import get_keys
 
+from app.deliveries import Deliveries
 from app.schemas import ENDED, Completion, CompletionError, CompletionOptions, Links, Outcome, Status
 from app.settings import Settings
+from app.tallies import TALLIES
 
 QUEUE = "completions"
 TASK = "worker.tasks.complete_scan"
@@ -137,6 +139,7 @@ class CompletionQueue:
     def __init__(self, connection: Redis, settings: Settings) -> None:
         self.connection, self.settings = connection, settings
         self.queue = Queue(QUEUE, connection=connection, serializer=SERIALIZER)
+        self.deliveries = Deliveries(connection, settings)
 
     def submit(self, completion_id: str, options: CompletionOptions, ticket: Ticket | None = None) -> None:
         """Enqueue a completion whose scan is already stored.
@@ -234,6 +237,48 @@ class CompletionQueue:
         self._forget(job)
         return True
 
+    def open_ones(self) -> list[tuple[str, Completion | None]]:
+        """What has not been settled yet: waiting, running, or ended just now; None where it was deleted."""
+        names = cast(list[bytes], self.connection.hkeys(OPEN))
+        ids = [name.decode() for name in names]
+        return list(zip(ids, self.get_many(ids), strict=True))
+
+    def settle(self, completion: Completion, tallies: Mapping[str, float]) -> bool:
+        """Take what has ended out of the open ones, count it, and let its webhook be told; all or nothing.
+
+        False when another process did it.
+        """
+
+        def settle(pipe: Pipeline) -> bool:
+            if not pipe.hexists(OPEN, completion.id):
+                return False
+            pipe.multi()
+            pipe.hdel(OPEN, completion.id)
+            for name, value in tallies.items():
+                pipe.hincrbyfloat(TALLIES, name, value)
+            if completion.webhook is not None:
+                self.deliveries.schedule(pipe, completion.id)
+            pipe.execute()
+            return True
+
+        return self._watching(settle, OPEN)
+
+    def tallies(self) -> dict[str, float]:
+        """The sums over all completions that were settled."""
+        sums = cast(dict[bytes, bytes], self.connection.hgetall(TALLIES))
+        return {name.decode(): float(value) for name, value in sums.items()}
+
+    def forget_lapsed(self) -> None:
+        """Take completions whose record Redis has dropped out of the lists."""
+        for index in self.connection.scan_iter(index_key("*")):
+            ids = cast(list[bytes], self.connection.zrange(index, 0, LOOKED_AT - 1))  # the oldest
+            with self.connection.pipeline() as pipe:
+                for name in ids:
+                    pipe.exists(Job.key_for(name.decode()))
+                gone = [name for name, there in zip(ids, pipe.execute(), strict=True) if not there]
+            if gone:
+                self.connection.zrem(index, *gone)
+
     def has_ended(self, completion_id: str) -> bool:
         """Whether no worker will touch it any more, also where it was deleted meanwhile."""
         job = self._fetch(completion_id)
@@ -316,6 +361,7 @@ class CompletionQueue:
             pipe.zrem(index_key(job.meta.get("owner", "")), job.id)
             pipe.hdel(OPEN, job.id)
             pipe.delete(cancel_key(job.id))
+            self.deliveries.forget(pipe, job.id)
             if claim := job.meta.get("claim"):
                 pipe.delete(claim)
             pipe.execute()
@@ -353,6 +399,7 @@ class CompletionQueue:
             ended_at=job.ended_at,
             report=outcome.report if outcome else None,
             error=outcome.error if outcome else BROKEN if status == "failed" else None,
+            webhook=self.deliveries.of(job.id, url) if (url := known.get("webhook_url")) else None,
             links=Links.of(job.id),
         )
 

@@ -6,6 +6,7 @@ import json
 import math
 from datetime import datetime
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -89,6 +90,26 @@ class CompletionOptions(BaseModel):
     )
 
 
+def _checked_url(text: str) -> str:
+    """An address that a webhook may have. Raises ValueError."""
+    url = urlsplit(text)
+    if url.scheme not in ("http", "https") or not url.hostname or url.username is not None or url.port == 0:
+        raise ValueError("must be an address such as https://example.org/hook, without a user in it")
+    return text
+
+
+class Submission(CompletionOptions):
+    """Query parameters of `POST /v1/completions`: those of the completion, and what else the API is to do."""
+
+    webhook_url: Annotated[str, AfterValidator(_checked_url)] | None = Field(
+        default=None, max_length=2000, description="Address that is told, signed, when it has ended."
+    )
+
+    def options(self) -> CompletionOptions:
+        """Those of the completion alone."""
+        return CompletionOptions.model_validate(self.model_dump(include=set(CompletionOptions.model_fields)))
+
+
 class CompletionError(BaseModel):
     """Why a completion failed."""
 
@@ -102,6 +123,22 @@ class Outcome(BaseModel):
     status: Literal["succeeded", "failed", "cancelled"]
     report: dict[str, Any] | None = None
     error: CompletionError | None = None
+
+
+class WebhookAttempt(BaseModel):
+    """One attempt to tell a webhook."""
+
+    at: datetime
+    status: int | None = Field(default=None, description="HTTP status of the answer, if there was one.")
+    error: str | None = Field(default=None, description="Why there was no answer.")
+
+
+class Webhook(BaseModel):
+    """Who wants to be told of the end, and how that went."""
+
+    url: str
+    state: Literal["waiting", "delivered", "failed"] = "waiting"
+    attempts: list[WebhookAttempt] = []
 
 
 class Links(BaseModel):
@@ -167,6 +204,7 @@ class Completion(BaseModel):
         default=None, description="Of a succeeded completion: how well it fits, without long arrays."
     )
     error: CompletionError | None = Field(default=None, description="Of a failed completion: why.")
+    webhook: Webhook | None = Field(default=None, description="Where `webhook_url` was given.")
     links: Links
     owner: str = Field(default="", exclude=True)
 

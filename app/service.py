@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from threading import BoundedSemaphore
 
 from app.errors import ProblemRaised
+from app.housekeeping import Housekeeper
 from app.queue import CompletionQueue
 from app.rate import Rate
 from app.scans import Attachments, Limits, Scan, Upload, read_scan
@@ -29,6 +30,7 @@ class Service:
         self.limits = Limits(settings.max_points, settings.max_pixels)
         self.parsing = BoundedSemaphore(settings.parse_slots)
         self.watcher = Watcher(queue.get_many)
+        self.housekeeper = Housekeeper(queue, self.storage, settings)
         self.rate = Rate(settings.rate_limit, queue.connection)
 
     def models(self) -> list[ModelCard]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from functools import cache
 from pathlib import Path
 
@@ -91,12 +92,39 @@ class Settings(BaseSettings):
         gt=0,
         description="Seconds after that, in which it is known to have expired (410).",
     )
+    sweep_s: float = Field(
+        default=60, gt=0, description="Seconds between two sweeps of what has expired from the disk."
+    )
+    webhook_secret: str = Field(
+        default="",
+        description="Secret that signs webhooks (Standard Webhooks): whsec_ and 24 to 64 bytes in base64. "
+        "Empty: no webhooks.",
+    )
+    webhook_delays_s: list[float] = Field(
+        default=[5, 300, 1800, 7200, 18000, 36000],
+        description="Seconds between the attempts to tell a webhook, as JSON.",
+    )
+    webhook_private_addresses: bool = Field(
+        default=False,
+        description="Whether webhooks may lead into private networks and to this machine.",
+    )
     device: str = Field(default="auto", description="Where the worker computes: auto, cpu, cuda or cuda:N.")
 
     @field_validator("api_keys")
     @classmethod
     def _digests(cls, given: dict[str, str]) -> dict[str, str]:
         return checked_digests(given)
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _secret(cls, given: str) -> str:
+        try:
+            known = given == "" or 24 <= len(b64decode(given.removeprefix("whsec_"), validate=True)) <= 64
+        except ValueError:
+            known = False
+        if not known:
+            raise ValueError("must be whsec_ and 24 to 64 bytes in base64, or empty")
+        return given
 
     @property
     def record_ttl_s(self) -> int:

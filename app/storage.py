@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,13 @@ class Storage:
     def report_path(self, completion_id: str) -> Path:
         """Where the report lies, once there is one."""
         return self._folder(completion_id) / "report.json"
+
+    def folders(self) -> Iterator[tuple[str, float]]:
+        """Every completion of which there is anything, and how many seconds ago something was added last."""
+        now = time.time()
+        for folder in self.root.glob("*"):
+            with suppress(FileNotFoundError):
+                yield folder.name, now - folder.stat().st_mtime
 
     def remove(self, completion_id: str) -> None:
         """Forget everything of a completion; nothing there is fine."""

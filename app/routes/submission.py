@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, File, Form, Header, Query, Request, Response, UploadFile
@@ -15,7 +16,7 @@ from app.errors import ProblemRaised
 from app.queue import Ticket, new_id
 from app.routes.answers import as_json, described
 from app.scans import Attachments, Upload
-from app.schemas import ENDED, Completion, CompletionOptions, ProblemItem
+from app.schemas import ENDED, Completion, CompletionOptions, ProblemItem, Submission
 from app.service import Service
 
 FIELDS = {"scan", "viewpoint", "intrinsics", "depth_scale", "camera_to_world", "mask", "color_image"}
@@ -147,7 +148,7 @@ async def submit(
     request: Request,
     service: TheService,
     owner: Owner,
-    options: Annotated[CompletionOptions, Query()],
+    asked: Annotated[Submission, Query()],
     sent: Annotated[Parcel, Depends(parcel)],
     wait: Annotated[int, Depends(wait_of)],
     idempotency_key: Annotated[
@@ -159,7 +160,7 @@ async def submit(
 
     What comes beside the files is given once for all of them, or once for each in their order.
     """
-    completion = await run_in_threadpool(_accepted, service, owner, options, sent, idempotency_key)
+    completion = await run_in_threadpool(_accepted, service, owner, asked, sent, idempotency_key)
     headers = {"Location": completion.links.self}
     if wait:
         completion = await service.watcher.ended(completion.id, wait) or completion
@@ -168,20 +169,20 @@ async def submit(
     return as_json(request, completion, 202, {**headers, "Retry-After": "1"})
 
 
-def _accepted(
-    service: Service, owner: str, options: CompletionOptions, sent: Parcel, key: str | None
-) -> Completion:
+def _accepted(service: Service, owner: str, asked: Submission, sent: Parcel, key: str | None) -> Completion:
+    options = asked.options()
     _check_model(service, options.model)
+    _check_webhook(service, asked)
     if options.start_from is not None:
         _check_start(service, owner, options.start_from, options.model)
-    completion_id = new_id()
+    completion_id, ticket = new_id(), Ticket(owner, webhook_url=asked.webhook_url)
     if key is None:
-        return _enqueued(service, completion_id, options, sent, owner, None)
-    claim, first = service.queue.claim(owner, key, completion_id, sent.digest(options))
+        return _enqueued(service, completion_id, options, sent, ticket)
+    claim, first = service.queue.claim(owner, key, completion_id, sent.digest(asked))
     if first is not None:
         return _same(service, owner, first)
     try:
-        return _enqueued(service, completion_id, options, sent, owner, claim)
+        return _enqueued(service, completion_id, options, sent, replace(ticket, claim=claim))
     except BaseException:
         service.queue.release(claim)
         raise
@@ -200,18 +201,23 @@ def _enqueued(
     completion_id: str,
     options: CompletionOptions,
     sent: Parcel,
-    owner: str,
-    claim: str | None,
+    ticket: Ticket,
 ) -> Completion:
     """Store first, then enqueue: a worker never looks for a scan that is not there yet."""
     scan = service.read(sent.uploads, sent.beside)
     service.storage.save_scan(completion_id, scan, sent.originals())
     try:
-        service.queue.submit(completion_id, options, Ticket(owner, scan.warnings, claim))
+        service.queue.submit(completion_id, options, replace(ticket, warnings=scan.warnings))
     except BaseException:
         service.storage.remove(completion_id)
         raise
-    return service.find(owner, completion_id)
+    return service.find(ticket.owner, completion_id)
+
+
+def _check_webhook(service: Service, asked: Submission) -> None:
+    if asked.webhook_url is not None and not service.settings.webhook_secret:
+        told = "This service tells no webhooks: its operator has set no DEEPSDF_WEBHOOK_SECRET."
+        raise ProblemRaised(400, "no_webhooks", told)
 
 
 def _check_model(service: Service, name: str) -> None:
