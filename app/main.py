@@ -22,6 +22,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """What begins and ends with the process."""
     service: Service = app.state.service
     service.housekeeper.start()
+    service.readers.warm_up()
     yield
     service.housekeeper.stop()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from hashlib import sha256
@@ -228,10 +229,11 @@ class CompletionQueue:
 
         From here on it is unknown. What a worker still has is taken away by `app.housekeeping`.
         """
+        with suppress(AlreadyEnded):
+            self.cancel(completion_id)
         if (job := self._fetch(completion_id)) is None:
             return True
         if self._view(job).status == "running":
-            self.connection.set(cancel_key(completion_id), 1, ex=self.settings.record_ttl_s)
             self.connection.hset(job.key, "deleted", 1)
             return False
         self._forget(job)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Sequence
-from threading import BoundedSemaphore
+from functools import cache
 
 from app.errors import ProblemRaised
 from app.housekeeping import Housekeeper
 from app.queue import CompletionQueue
 from app.rate import Rate
-from app.scans import Attachments, Limits, Scan, Upload, read_scan
+from app.scans import Attachments, Limits, PackedScan, Readers, Upload
 from app.schemas import ENDED, Completion, ModelCard
 from app.settings import Settings
 from app.storage import Storage
@@ -21,6 +22,12 @@ DELETE_PATIENCE_S = 2.0
 """How long a deletion waits for the worker to let go. After that the files go later, by housekeeping."""
 
 
+@cache
+def readers_of(count: int, memory: int, seconds: float) -> Readers:
+    """The children that read scans: one set to a process, however many applications are in it."""
+    return Readers(count, memory, seconds)
+
+
 class Service:
     """One to a process."""
 
@@ -28,7 +35,9 @@ class Service:
         self.settings, self.queue = settings, queue
         self.storage = Storage(settings.data_dir)
         self.limits = Limits(settings.max_points, settings.max_pixels)
-        self.parsing = BoundedSemaphore(settings.parse_slots)
+        self.readers = readers_of(settings.parse_slots, settings.parse_memory_bytes, settings.parse_s)
+        self.room = asyncio.Semaphore(2 * settings.parse_slots)
+        """Uploads that are in memory at a time."""
         self.watcher = Watcher(queue.get_many)
         self.housekeeper = Housekeeper(queue, self.storage, settings)
         self.rate = Rate(settings.rate_limit, queue.connection)
@@ -45,10 +54,9 @@ class Service:
         """The card of one model, if there is such a model."""
         return next((card for card in self.models() if card.name == name), None)
 
-    def read(self, uploads: Sequence[Upload], beside: Attachments) -> Scan:
-        """Read the files of a scan. Raises ScanRefused."""
-        with self.parsing:
-            return read_scan(uploads, beside, self.limits)
+    def read(self, uploads: Sequence[Upload], beside: Attachments) -> PackedScan:
+        """Read the files of a scan, in a process apart. Raises ScanRefused."""
+        return self.readers.read(uploads, beside, self.limits)
 
     def find(self, owner: str, completion_id: str) -> Completion:
         """An owner's completion. Raises problems: 404 for an unknown one, 410 for one that has expired.

@@ -65,7 +65,13 @@ class Settings(BaseSettings):
         description="Completions of one API key that may wait or run; further ones get 429.",
     )
     parse_slots: int = Field(
-        default=2, gt=0, description="Uploads that one API process reads at the same time."
+        default=2, gt=0, description="Uploads that one API process reads at the same time, each in a child."
+    )
+    parse_memory_bytes: int = Field(
+        default=2 * 2**30, ge=2**27, description="Memory that reading one upload may take; more gets 413."
+    )
+    parse_s: float = Field(
+        default=30, gt=0, description="Seconds that reading one upload may take; then it gets 422."
     )
 
     deadline_s: float = Field(

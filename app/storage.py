@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from app.scans import Scan
+from app.scans import PackedScan, Scan
 from app.schemas import MeshFormat
 
 
@@ -24,7 +24,7 @@ class Storage:
     def __init__(self, root: Path) -> None:
         self.root = root / "completions"
 
-    def save_scan(self, completion_id: str, scan: Scan, originals: Mapping[str, bytes]) -> None:
+    def save_scan(self, completion_id: str, scan: Scan | PackedScan, originals: Mapping[str, bytes]) -> None:
         """Keep the scan in our own format, and beside it the files that the client sent, by name."""
         for name, data in originals.items():
             self._write(self._folder(completion_id) / "original" / name, data)

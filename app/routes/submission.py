@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from typing import Annotated
 
@@ -73,6 +73,9 @@ class Parcel:
             yield from (value if isinstance(value, bytes) else value.encode() for value in values)
 
 
+Load = Callable[[], Awaitable[Parcel]]
+
+
 async def parcel(
     request: Request,
     scan: Annotated[
@@ -97,15 +100,19 @@ async def parcel(
     color_image: Annotated[
         list[UploadFile] | None, File(description="Of depth maps: 8-bit RGB PNG or JPEG of the same size.")
     ] = None,
-) -> Parcel:
-    """The files of a form, or the raw body as the only one."""
-    uploads = [Upload(await file.read(), file.filename or "") for file in scan or []]
-    masks = [await file.read() for file in mask or []]
-    colors = [await file.read() for file in color_image or []]
-    beside = Attachments(
-        viewpoint or [], intrinsics or [], depth_scale or [], camera_to_world or [], masks, colors
-    )
-    return Parcel(uploads or [await _raw(request)], beside)
+) -> Load:
+    """What came, not yet in memory: the files of a form, or the raw body as the only one."""
+
+    async def load() -> Parcel:
+        uploads = [Upload(await file.read(), file.filename or "") for file in scan or []]
+        masks = [await file.read() for file in mask or []]
+        colors = [await file.read() for file in color_image or []]
+        beside = Attachments(
+            viewpoint or [], intrinsics or [], depth_scale or [], camera_to_world or [], masks, colors
+        )
+        return Parcel(uploads or [await _raw(request)], beside)
+
+    return load
 
 
 async def _raw(request: Request) -> Upload:
@@ -149,7 +156,7 @@ async def submit(
     service: TheService,
     owner: Owner,
     asked: Annotated[Submission, Query()],
-    sent: Annotated[Parcel, Depends(parcel)],
+    load: Annotated[Load, Depends(parcel)],
     wait: Annotated[int, Depends(wait_of)],
     idempotency_key: Annotated[
         str | None,
@@ -160,7 +167,9 @@ async def submit(
 
     What comes beside the files is given once for all of them, or once for each in their order.
     """
-    completion = await run_in_threadpool(_accepted, service, owner, asked, sent, idempotency_key)
+    async with service.room:
+        sent = await load()
+        completion = await run_in_threadpool(_accepted, service, owner, asked, sent, idempotency_key)
     headers = {"Location": completion.links.self}
     if wait:
         completion = await service.watcher.ended(completion.id, wait) or completion
