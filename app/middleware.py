@@ -71,7 +71,9 @@ class Named:
 def _tell(scope: Scope, status: int, seconds: float) -> None:
     client = (scope.get("client") or ("",))[0]
     facts = {"status": status, "milliseconds": round(1000 * seconds, 1), "client": client}
-    log.info("%s %s", scope["method"], scope["path"], extra=facts)
+    # Clients look again and again: what went well and changed nothing is for who searches.
+    level = logging.DEBUG if scope["method"] in ("GET", "HEAD") and status < 400 else logging.INFO
+    log.log(level, "%s %s", scope["method"], scope["path"], extra=facts)
 
 
 class Sheltered:
