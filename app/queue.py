@@ -24,7 +24,7 @@ from redis.exceptions import WatchError
 from redis.retry import Retry as RedisRetry
 from rq import Queue, Retry
 from rq.job import Job, JobStatus
-from rq.utils import now, utcformat
+from rq.utils import as_text, now, utcformat
 from rq.worker_registration import get_keys
 
 from app.deliveries import Deliveries
@@ -127,6 +127,11 @@ def new_id() -> str:
 def index_key(owner: str) -> str:
     """The ids of an owner's completions, in order."""
     return f"deepsdf:completions:{owner}"
+
+
+def facts_key(worker: str) -> str:
+    """What a worker says of itself."""
+    return f"deepsdf:worker:{worker}"
 
 
 def cancel_key(completion_id: str) -> str:
@@ -265,6 +270,27 @@ class CompletionQueue:
 
         return self._watching(settle, OPEN)
 
+    def waiting(self) -> int:
+        """How many completions wait."""
+        return int(self.queue.count)
+
+    def worker_facts(self) -> dict[str, dict[str, float]]:
+        """What each live worker says of itself by `tell_facts`, by its name; nothing if it says nothing."""
+        facts = {}
+        for key in self._live_workers():
+            name = key.rpartition(":")[2]
+            told = cast(dict[bytes, bytes], self.connection.hgetall(facts_key(name)))
+            facts[name] = {fact.decode(): float(value) for fact, value in told.items()}
+        return facts
+
+    def tell_facts(self, worker: str, facts: Mapping[str, float], ttl_s: float) -> None:
+        """What a worker says of itself: `batch_size`, and `gpu_memory_bytes` where there is a GPU."""
+        with self.connection.pipeline() as pipe:
+            pipe.delete(facts_key(worker))
+            pipe.hset(facts_key(worker), mapping={name: str(value) for name, value in facts.items()})
+            pipe.pexpire(facts_key(worker), int(1000 * ttl_s))
+            pipe.execute()
+
     def tallies(self) -> dict[str, float]:
         """The sums over all completions that were settled."""
         sums = cast(dict[bytes, bytes], self.connection.hgetall(TALLIES))
@@ -313,10 +339,14 @@ class CompletionQueue:
 
     def live_workers(self) -> int:
         """Workers with their models loaded whose heartbeat is fresh: they register once they are ready."""
-        return sum(
-            bool(self.connection.exists(key)) and not self.connection.hexists(key, "death")
+        return len(self._live_workers())
+
+    def _live_workers(self) -> list[str]:
+        return [
+            as_text(key)
             for key in get_keys(queue=self.queue)
-        )
+            if self.connection.exists(key) and not self.connection.hexists(key, "death")
+        ]
 
     def _enqueue(
         self, pipe: Pipeline, completion_id: str, options: CompletionOptions, ticket: Ticket
