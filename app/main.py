@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from app import errors, logs, reference
+from app import errors, logs, reference, tracing
 from app.middleware import Named, Sheltered
 from app.queue import CompletionQueue, connect
 from app.routes import router
@@ -29,6 +29,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application under the given settings, else, as a process of its own, those of the environment."""
+    own_process = settings is None
     if settings is None:
         settings = get_settings()
         logs.configure("api")
@@ -39,6 +40,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
+        telemetry={"auto_configure": own_process and tracing.is_wanted(), "logs": False},
     )
     app.state.service = Service(settings, CompletionQueue(connect(settings, patience_s=3), settings))
     app.include_router(router)
@@ -49,4 +51,5 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Sheltered, open_to_all=bool(settings.api_keys) or settings.allow_without_keys)
     app.add_middleware(Named)
     errors.install(app)
+    app.openapi = reference.document(app)  # type: ignore[method-assign]
     return app

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from app import examples
+
 UP_WORDS = ("auto", "+y", "-y", "+z", "-z", "+x", "-x")
 MeshFormat = Literal["glb", "ply", "obj", "stl"]
 MESH_FORMATS: tuple[MeshFormat, ...] = ("glb", "ply", "obj", "stl")
@@ -174,6 +176,8 @@ class Links(BaseModel):
 class Completion(BaseModel):
     """One completion, as the API shows it."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.COMPLETION]})
+
     id: str
     status: Status
     options: CompletionOptions
@@ -212,12 +216,16 @@ class Completion(BaseModel):
 class CompletionList(BaseModel):
     """A page of completions, newest first."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.COMPLETION_LIST]})
+
     completions: list[Completion]
     cursor: str | None = Field(default=None, description="Where the next page begins; null on the last one.")
 
 
 class Latent(BaseModel):
     """A latent code, and what it is a code of."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.LATENT]})
 
     model: str
     checkpoint_digest: str = Field(description="SHA-256 of the decoder's weights: codes are of no other.")
@@ -235,6 +243,8 @@ class ProblemItem(BaseModel):
 class Problem(BaseModel):
     """An error, as RFC 9457 (application/problem+json) has it."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.PROBLEM]})
+
     type: str = "about:blank"
     title: str
     status: int
@@ -248,7 +258,7 @@ class Problem(BaseModel):
 class ModelCard(BaseModel):
     """A trained model; further fields of its card.json pass through."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [examples.MODEL]})
 
     name: str
     description: str = ""
@@ -257,5 +267,7 @@ class ModelCard(BaseModel):
 
 class ModelList(BaseModel):
     """The trained models that a completion may name."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.MODEL_LIST]})
 
     models: list[ModelCard]

@@ -38,6 +38,10 @@ class Storage:
         """Keep a finished mesh; a second attempt of the same completion replaces it whole."""
         self._write(self.mesh_path(completion_id, format, sample), mesh)
 
+    def save_picture(self, completion_id: str, png: bytes) -> None:
+        """Keep the picture of a finished mesh."""
+        self._write(self.picture_path(completion_id), png)
+
     def save_report(self, completion_id: str, report: dict[str, Any]) -> None:
         """Keep the whole report; what JSON has no number for becomes null."""
         self._write(self.report_path(completion_id), to_json(report, inf_nan_mode="null"))

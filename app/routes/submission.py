@@ -18,6 +18,7 @@ from app.routes.answers import as_json, described
 from app.scans import Attachments, Upload
 from app.schemas import ENDED, Completion, CompletionOptions, ProblemItem, Submission
 from app.service import Service
+from app.tracing import carried
 
 FIELDS = {"scan", "viewpoint", "intrinsics", "depth_scale", "camera_to_world", "mask", "color_image"}
 SUFFIXES = {"text/csv": ".csv", "text/plain": ".xyz", "model/obj": ".obj", "model/stl": ".stl"}
@@ -184,7 +185,7 @@ def _accepted(service: Service, owner: str, asked: Submission, sent: Parcel, key
     _check_webhook(service, asked)
     if options.start_from is not None:
         _check_start(service, owner, options.start_from, options.model)
-    completion_id, ticket = new_id(), Ticket(owner, webhook_url=asked.webhook_url)
+    completion_id, ticket = new_id(), Ticket(owner, webhook_url=asked.webhook_url, trace=carried())
     if key is None:
         return _enqueued(service, completion_id, options, sent, ticket)
     claim, first = service.queue.claim(owner, key, completion_id, sent.digest(asked))

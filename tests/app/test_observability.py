@@ -12,6 +12,8 @@ from pathlib import Path
 from asking import end, queue_of, submit
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.tracing import continued
+
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = {
     "deepsdf_jobs_total",
@@ -103,3 +105,24 @@ def test_a_request_that_changes_something_is_logged_with_its_id(api, caplog):
         api.get("/healthz")
     (line,) = [record for record in caplog.records if record.name == "app.access"]
     assert line.getMessage() == "POST /v1/completions" and line.status == 202
+
+
+def test_a_trace_goes_on_from_the_request_to_the_worker(api, settings):
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    trace.set_tracer_provider(provider)
+    caller = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
+    made = submit(api, {"traceparent": caller}).json()
+    job = queue_of(settings).queue.fetch_job(made["id"])
+    with continued(job.meta["trace"], "complete_scan", completion=made["id"]):
+        pass
+    spans = exporter.get_finished_spans()
+    assert {f"{span.context.trace_id:032x}" for span in spans} == {"ab" * 16}
+    (work,) = [span for span in spans if span.name == "complete_scan"]
+    assert work.parent.span_id in {span.context.span_id for span in spans}
+    assert any(span.name == "POST /v1/completions" for span in spans)
