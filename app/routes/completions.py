@@ -15,7 +15,7 @@ from app.routes.submission import MAX_WAIT_S
 from app.schemas import Completion, CompletionList, Status
 from app.service import unknown
 
-router = APIRouter(prefix="/completions")
+router = APIRouter(prefix="/completions", tags=["completions"])
 
 
 @router.get("", responses=described(400, 503))

@@ -14,7 +14,7 @@ from app.access import Owner, TheService
 from app.routes.answers import described
 from app.schemas import Completion
 
-router = APIRouter(prefix="/completions/{completion_id}")
+router = APIRouter(prefix="/completions/{completion_id}", tags=["results"])
 Last = Annotated[str | None, Header(max_length=200, description="Id of the last event that was seen.")]
 
 

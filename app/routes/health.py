@@ -9,7 +9,7 @@ from app.errors import ProblemRaised
 from app.metrics import CONTENT_TYPE, exposition
 from app.routes.answers import described
 
-router = APIRouter()
+router = APIRouter(tags=["service"])
 
 
 @router.get("/healthz")

@@ -9,7 +9,7 @@ from app.errors import ProblemRaised
 from app.routes.answers import described
 from app.schemas import ModelCard, ModelList
 
-router = APIRouter(prefix="/models")
+router = APIRouter(prefix="/models", tags=["models"])
 
 
 @router.get("")

@@ -19,7 +19,7 @@ MEDIA_TYPES: dict[MeshFormat, str] = {
     "obj": "model/obj",
     "stl": "model/stl",
 }
-router = APIRouter(prefix="/completions/{completion_id}")
+router = APIRouter(prefix="/completions/{completion_id}", tags=["results"])
 
 
 def files(*kinds: str) -> dict[int | str, dict[str, Any]]:

@@ -26,7 +26,7 @@ SUFFIXES = {"text/csv": ".csv", "text/plain": ".xyz", "model/obj": ".obj", "mode
 MAX_WAIT_S = 60
 WAIT = re.compile(r"(?:^|[,;\s])wait=(\d+)")
 
-router = APIRouter()
+router = APIRouter(tags=["completions"])
 
 
 async def no_unknown_fields(request: Request) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import re
@@ -9,9 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from asking import end, queue_of, submit
+from asking import begin, end, queue_of, submit
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.top import look
 from app.tracing import continued
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -126,3 +128,15 @@ def test_a_trace_goes_on_from_the_request_to_the_worker(api, settings):
     (work,) = [span for span in spans if span.name == "complete_scan"]
     assert work.parent.span_id in {span.context.span_id for span in spans}
     assert any(span.name == "POST /v1/completions" for span in spans)
+
+
+def test_top_shows_the_queue_and_the_completions(api, settings):
+    from rich.console import Console
+
+    running, _ = submit(api).json(), submit(api)
+    begin(settings, running["id"], phase="fit", step=3, steps=9, residual=0.0123, progress=0.4)
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(look(api))
+    shown = console.export_text()
+    for words in ("1 waiting", running["id"], "running", "fit 3/9", "0.0123", "queued 1"):
+        assert words in shown, words
