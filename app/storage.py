@@ -36,6 +36,10 @@ class Storage:
         """Keep a finished mesh; a second attempt of the same completion replaces it whole."""
         self._write(self.mesh_path(completion_id, format, sample), mesh)
 
+    def save_preview(self, completion_id: str, mesh: bytes) -> None:
+        """Keep a coarse mesh of a completion that is being fitted, in place of the one before."""
+        self._write(self.preview_path(completion_id), mesh)
+
     def save_report(self, completion_id: str, report: dict[str, Any]) -> None:
         """Keep the whole report; what JSON has no number for becomes null."""
         self._write(self.report_path(completion_id), to_json(report, inf_nan_mode="null"))
@@ -52,6 +56,10 @@ class Storage:
     def mesh_path(self, completion_id: str, format: MeshFormat = "glb", sample: int = 0) -> Path:
         """Where a mesh lies, once there is one: the completion itself, or alternative 1, 2, …"""
         return self._folder(completion_id) / f"{f'sample-{sample}' if sample else 'mesh'}.{format}"
+
+    def preview_path(self, completion_id: str) -> Path:
+        """Where the newest preview lies, a GLB, once there is one."""
+        return self._folder(completion_id) / "preview.glb"
 
     def report_path(self, completion_id: str) -> Path:
         """Where the report lies, once there is one."""
