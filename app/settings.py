@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     )
     device: str = Field(
         default="auto",
-        description="Where the worker computes: auto, cpu, cuda or cuda:N. A list with commas: one worker for each.",
+        description="Where the worker computes: auto, cpu, cuda or cuda:N. A list: one worker for each.",
     )
 
     def environment(self) -> dict[str, str]:
