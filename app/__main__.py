@@ -53,9 +53,15 @@ def _children(settings: Settings) -> list[Child]:
     environment = settings.environment()
     address = ["--host", settings.host, "--port", str(settings.port)]
     api = [sys.executable, "-m", "uvicorn", "app.main:create_app", "--factory", *address]
+    workers = [
+        Child(
+            f"worker on {device}", [sys.executable, "-m", "worker"], {**environment, "DEEPSDF_DEVICE": device}
+        )
+        for device in settings.device.split(",")
+    ]
     return [
         *queue,
-        Child("worker", [sys.executable, "-m", "worker"], environment),
+        *workers,
         Child("api", [*api, "--log-level", "warning", "--timeout-graceful-shutdown", "5"], environment),
     ]
 

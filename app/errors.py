@@ -13,8 +13,9 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.idempotency import OtherRequest
 from app.logs import request_id
-from app.queue import OtherRequest, QueueFull, TooManyOpen
+from app.queue import QueueFull, TooManyOpen
 from app.scans import ScanRefused
 from app.schemas import Problem, ProblemItem
 

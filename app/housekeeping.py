@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 
 INTERVAL_S = 1.0
 
+LAST_WRITES_S = 30.0
+"""How long after a deletion a worker may still write a file that it had begun."""
+
 
 class Housekeeper:
     """The thread, and what it does."""
@@ -56,19 +59,8 @@ class Housekeeper:
 
     def settle(self) -> int:
         """Take what has ended out of the open ones; how many there were."""
-        settled = 0
-        for completion_id, completion in self.queue.open_ones():
-            if completion is None:
-                self._drop(completion_id)
-            elif completion.status in ENDED:
-                settled += self.queue.settle(completion, tallies_of(completion))
-        return settled
-
-    def _drop(self, completion_id: str) -> None:
-        """What was deleted, once no worker has it any more."""
-        if self.queue.has_ended(completion_id):
-            self.storage.remove(completion_id)
-            self.queue.delete(completion_id)
+        ended = [one for _, one in self.queue.open_ones() if one is not None and one.status in ENDED]
+        return sum(self.queue.settle(completion, tallies_of(completion)) for completion in ended)
 
     def deliver(self) -> None:
         """Tell the webhooks that are due; those that take their time hold nobody up."""
@@ -96,5 +88,8 @@ class Housekeeper:
             if expired or (completion is None and age_s > self.settings.result_ttl_s):
                 self.storage.remove(completion_id)
                 swept += 1
+        for completion_id in self.queue.deleted_before(time.time() - LAST_WRITES_S):
+            self.storage.remove(completion_id)
+            self.queue.forget_deleted(completion_id)
         self.queue.forget_lapsed()
         return swept

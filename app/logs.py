@@ -1,7 +1,7 @@
 """What the processes tell: lines for people on a terminal, JSON for machines elsewhere.
 
-Modules log by `logging.getLogger(__name__)` and know nothing of this. The ids of the request and the
-completion in hand are on every line.
+Modules log by `logging.getLogger(__name__)` and know nothing of this. The id of the request in hand is on
+every line; a worker, which has several completions in hand, names them in `extra`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """X-Request-ID of the request in hand, on this task or thread."""
 
-completion_id: ContextVar[str] = ContextVar("completion_id", default="")
-"""The completion that a worker has in hand."""
-
 
 def configure(process: str) -> None:
     """Log to standard error, as the process of this name."""
@@ -32,7 +29,7 @@ def configure(process: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
         structlog.stdlib.ExtraAdder(),
-        lambda _, __, event: _with_ids(process, event),
+        lambda _, __, event: _named(process, event),
     ]
     last: list[Processor] = [
         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
@@ -53,9 +50,8 @@ def _rendering(people: bool) -> list[Processor]:
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(sort_keys=True)]
 
 
-def _with_ids(process: str, event: EventDict) -> EventDict:
+def _named(process: str, event: EventDict) -> EventDict:
     event["process"] = process
-    for name, variable in (("request_id", request_id), ("completion_id", completion_id)):
-        if value := variable.get():
-            event.setdefault(name, value)
+    if asked := request_id.get():
+        event.setdefault("request_id", asked)
     return event

@@ -1,7 +1,7 @@
 """The queue of completions, on RQ: the only module of the app that knows RQ.
 
-The job's record in Redis is the one source of truth. The API writes it once, when it enqueues; from then on
-only the worker does, except that a completion still waiting in the queue is cancelled here.
+The job's record in Redis is the one source of truth. The API writes it when it enqueues; from then on only
+the worker does that holds its lease. To cancel is to take the lease away: whoever has lost it writes no more.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
-from hashlib import sha256
 from typing import Any, TypeVar, cast
 
 from redis import Redis
@@ -28,6 +27,7 @@ from rq.utils import as_text, now, utcformat
 from rq.worker_registration import get_keys
 
 from app.deliveries import Deliveries
+from app.idempotency import IDEMPOTENCY_S
 from app.schemas import ENDED, Completion, CompletionError, CompletionOptions, Links, Outcome, Status
 from app.settings import Settings
 from app.tallies import TALLIES
@@ -38,11 +38,15 @@ SERIALIZER = "json"
 OPEN = "deepsdf:open"
 """A hash of what has not been seen to end: id to owner. `app.housekeeping` takes out what has ended."""
 
-CLAIM_S, IDEMPOTENCY_S = 60, 24 * 3600
-"""How long an Idempotency-Key holds before its completion is enqueued, and after that."""
+DELETED = "deepsdf:deleted"
+"""A sorted set of what was deleted lately, by time: a worker may write a file just after that."""
 
 LOOKED_AT = 1000
 """Completions that one page of a list looks at, at most, in search of those that were asked for."""
+
+WAKE = "deepsdf:wake"
+"""A list whose elements say that something was enqueued: what an idle worker waits for."""
+
 T = TypeVar("T")
 
 BROKEN = CompletionError(
@@ -65,10 +69,6 @@ class TooManyOpen(Exception):
     """The owner has as many completions waiting or running as one may have."""
 
 
-class OtherRequest(Exception):
-    """An Idempotency-Key came with another request than before."""
-
-
 class AlreadyEnded(Exception):
     """What has ended cannot be cancelled."""
 
@@ -86,6 +86,52 @@ def connect(settings: Settings, patience_s: float) -> Redis:
     return Redis.from_url(settings.redis_url, retry=retry, socket_connect_timeout=2, health_check_interval=15)
 
 
+OVERTAKE = """
+-- The last in line (KEYS[1]) goes before those of lower priority, up to the first that is not.
+local rank = {high = 0, normal = 1, low = 2}
+local function rank_of(id)
+    local meta = redis.call('HGET', 'rq:job:' .. id, 'meta')
+    return meta and rank[cjson.decode(meta).priority] or rank.normal
+end
+local line = redis.call('LRANGE', KEYS[1], 0, -1)
+local last, place = line[#line], #line
+while place > 1 and rank_of(line[place - 1]) > rank_of(last) do place = place - 1 end
+if place < #line then
+    redis.call('RPOP', KEYS[1])
+    redis.call('LINSERT', KEYS[1], 'BEFORE', line[place], last)
+end
+"""
+
+CLAIM = """
+-- The first in line (KEYS[1]) whose owner may have one more running (ARGV[1]; 0: any number) goes to the
+-- intermediate list (KEYS[2]). What runs is in KEYS[3].
+local limit = tonumber(ARGV[1])
+if limit == 0 then return redis.call('LMOVE', KEYS[1], KEYS[2], 'LEFT', 'RIGHT') end
+local function owner_of(id)
+    local meta = redis.call('HGET', 'rq:job:' .. id, 'meta')
+    return meta and cjson.decode(meta).owner or ''
+end
+local busy, seen = {}, {}
+local function count(id)
+    if seen[id] then return end
+    seen[id] = true
+    local owner = owner_of(id)
+    busy[owner] = (busy[owner] or 0) + 1
+end
+for _, lease in ipairs(redis.call('ZRANGE', KEYS[3], 0, -1)) do count(string.match(lease, '^[^:]+')) end
+for _, id in ipairs(redis.call('LRANGE', KEYS[2], 0, -1)) do count(id) end
+for _, id in ipairs(redis.call('LRANGE', KEYS[1], 0, -1)) do
+    local owner = owner_of(id)
+    if owner == '' or (busy[owner] or 0) < limit then
+        redis.call('LREM', KEYS[1], 1, id)
+        redis.call('RPUSH', KEYS[2], id)
+        return id
+    end
+end
+return false
+"""
+
+
 @dataclass(frozen=True)
 class Ticket:
     """What the API keeps in a record beside the options."""
@@ -98,6 +144,8 @@ class Ticket:
     webhook_url: str | None = None
     trace: dict[str, str] = field(default_factory=dict)
     """Headers of W3C trace context, under which the worker goes on."""
+    request_id: str = ""
+    """Of the request that submitted: the worker's log has it too."""
 
 
 @dataclass(frozen=True)
@@ -106,17 +154,6 @@ class Page:
 
     completions: list[Completion]
     cursor: str | None
-
-
-class Record(Job):
-    """A job of RQ that may have been deleted by its owner while a worker still had it."""
-
-    deleted = False
-
-    def restore(self, raw_data: dict[bytes, bytes]) -> None:
-        """Take over what Redis has."""
-        super().restore(raw_data)
-        self.deleted = b"deleted" in raw_data
 
 
 def new_id() -> str:
@@ -132,11 +169,6 @@ def index_key(owner: str) -> str:
 def facts_key(worker: str) -> str:
     """What a worker says of itself."""
     return f"deepsdf:worker:{worker}"
-
-
-def cancel_key(completion_id: str) -> str:
-    """Set while someone wants this completion to end; the worker looks at it."""
-    return f"deepsdf:cancel:{completion_id}"
 
 
 class CompletionQueue:
@@ -167,6 +199,9 @@ class CompletionQueue:
             pipe.hset(OPEN, completion_id, given.owner)
             if given.claim is not None:
                 pipe.expire(given.claim, IDEMPOTENCY_S)
+            pipe.eval(OVERTAKE, 1, self.queue.key)
+            pipe.rpush(WAKE, completion_id)
+            pipe.ltrim(WAKE, -16, -1)
             pipe.execute()
 
         self._watching(enqueue, self.queue.key, OPEN)
@@ -180,7 +215,7 @@ class CompletionQueue:
         known = [name for name in completion_ids if name.isalnum()]
         jobs = dict(zip(known, self._fetch_many(known), strict=True))
         found = (jobs.get(name) for name in completion_ids)
-        return [None if job is None or job.deleted else self._view(job) for job in found]
+        return [None if job is None else self._view(job) for job in found]
 
     def page(
         self,
@@ -208,44 +243,80 @@ class CompletionQueue:
                 return Page(found, None)
         return Page(found, cursor)
 
-    def claim(self, owner: str, key: str, completion_id: str, request: str) -> tuple[str, str | None]:
-        """Take an Idempotency-Key for a completion, unless it is taken.
+    def claim(self) -> Job | None:
+        """Take the first in line whose owner has not too many running; None when there is none such.
 
-        `request` is a digest of the whole request. Returns what to put into the ticket, and the id of the
-        completion that has the key already, if any. Raises OtherRequest when that was another request's.
+        It lies in RQ's intermediate list until the worker has a lease of it.
         """
-        name = f"deepsdf:idempotency:{sha256(f'{owner} {key}'.encode()).hexdigest()}"
-        if self.connection.set(name, f"{completion_id} {request}", nx=True, ex=CLAIM_S):
-            return name, None
-        taken: Any = self.connection.get(name)
-        if taken is None:  # it ended between the two
-            return self.claim(owner, key, completion_id, request)
-        first, _, before = taken.decode().partition(" ")
-        if before != request:
-            raise OtherRequest
-        return name, first
+        limit = self.settings.max_running_per_key
+        keys = self.queue.key, self.queue.intermediate_queue_key, self.queue.started_job_registry.key
+        while completion_id := self.connection.eval(CLAIM, len(keys), *keys, limit):
+            if (job := self._fetch(completion_id.decode())) is not None:
+                return job
+            self.queue.intermediate_queue.remove(completion_id.decode())  # forgotten while it waited
+        return None
 
-    def release(self, claim: str) -> None:
-        """Give an Idempotency-Key back: its request came to nothing."""
-        self.connection.delete(claim)
+    def wait(self, seconds: float) -> None:
+        """Return when something was enqueued, or after a while."""
+        self.connection.blpop([WAKE], seconds)
 
-    def delete(self, completion_id: str) -> bool:
-        """Forget a completion, after asking a worker that has it to end it; False while a worker has it.
+    def cancel(self, completion_id: str) -> Completion | None:
+        """Cancel at once, whether it waits or runs: its worker finds its lease gone and drops it.
 
-        From here on it is unknown. What a worker still has is taken away by `app.housekeeping`.
+        Returns None for an unknown completion. Raises AlreadyEnded, unless it ended by being cancelled.
         """
+
+        def cancel(pipe: Pipeline) -> Completion | None:
+            if (job := self._fetch(completion_id)) is None:
+                return None
+            completion = self._view(job)
+            if completion.status in ("succeeded", "failed", "expired"):
+                raise AlreadyEnded(completion)
+            leases = self.leases(completion_id)
+            pipe.multi()
+            if completion.status != "cancelled":
+                job.cancel(pipeline=pipe)
+                if leases:
+                    pipe.zrem(self.queue.started_job_registry.key, *leases)
+                pipe.hset(job.key, "ended_at", utcformat(now()))
+                pipe.expire(job.key, self.settings.record_ttl_s)
+            pipe.execute()
+            return self.get(completion_id)
+
+        return self._watching(cancel, Job.key_for(completion_id))
+
+    def leases(self, completion_id: str) -> list[bytes]:
+        """Leases that workers hold of a completion, as RQ's registry of what runs has them: one or none."""
+        held: Any = self.connection.zrange(self.queue.started_job_registry.key, 0, -1)
+        return [lease for lease in held if lease.startswith(f"{completion_id}:".encode())]
+
+    def delete(self, completion_id: str) -> None:
+        """Forget a completion; one that waits or runs is cancelled first."""
         with suppress(AlreadyEnded):
             self.cancel(completion_id)
         if (job := self._fetch(completion_id)) is None:
-            return True
-        if self._view(job).status == "running":
-            self.connection.hset(job.key, "deleted", 1)
-            return False
-        self._forget(job)
-        return True
+            return
+        with self.connection.pipeline() as pipe:
+            job.delete(pipeline=pipe)
+            pipe.zrem(index_key(job.meta.get("owner", "")), job.id)
+            pipe.hdel(OPEN, job.id)
+            pipe.zadd(DELETED, {job.id: time.time()})
+            self.deliveries.forget(pipe, job.id)
+            if claim := job.meta.get("claim"):
+                pipe.delete(claim)
+            pipe.execute()
+
+    def deleted_before(self, moment: float) -> list[str]:
+        """What was deleted before a time, in seconds since 1970: no worker writes of it any more."""
+        names = cast(list[bytes], self.connection.zrangebyscore(DELETED, 0, moment))
+        return [name.decode() for name in names]
+
+    def forget_deleted(self, completion_id: str) -> None:
+        """Nothing of it is left."""
+        self.connection.zrem(DELETED, completion_id)
 
     def open_ones(self) -> list[tuple[str, Completion | None]]:
-        """What has not been settled yet: waiting, running, or ended just now; None where it was deleted."""
+        """What has not been settled yet: waiting, running, or ended just now."""
         names = cast(list[bytes], self.connection.hkeys(OPEN))
         ids = [name.decode() for name in names]
         return list(zip(ids, self.get_many(ids), strict=True))
@@ -307,36 +378,6 @@ class CompletionQueue:
             if gone:
                 self.connection.zrem(index, *gone)
 
-    def has_ended(self, completion_id: str) -> bool:
-        """Whether no worker will touch it any more, also where it was deleted meanwhile."""
-        job = self._fetch(completion_id)
-        return job is None or self._view(job).status in ENDED
-
-    def cancel(self, completion_id: str) -> Completion | None:
-        """Cancel at once what waits, and ask the worker to end what runs.
-
-        Returns None for an unknown completion. Raises AlreadyEnded, unless it ended by being cancelled.
-        """
-
-        def cancel(pipe: Pipeline) -> Completion | None:
-            if (job := self._fetch(completion_id)) is None:
-                return None
-            completion = self._view(job)
-            if completion.status in ("succeeded", "failed", "expired"):
-                raise AlreadyEnded(completion)
-            waiting = completion_id.encode() in pipe.lrange(self.queue.key, 0, -1)
-            pipe.multi()
-            if waiting:
-                job.cancel(pipeline=pipe)
-                pipe.hset(job.key, "ended_at", utcformat(now()))
-                pipe.expire(job.key, self.settings.record_ttl_s)
-            elif completion.status != "cancelled":
-                pipe.set(cancel_key(completion_id), 1, ex=self.settings.record_ttl_s)
-            pipe.execute()
-            return self.get(completion_id)
-
-        return self._watching(cancel, self.queue.key, Job.key_for(completion_id))
-
     def live_workers(self) -> int:
         """Workers with their models loaded whose heartbeat is fresh: they register once they are ready."""
         return len(self._live_workers())
@@ -357,9 +398,8 @@ class CompletionQueue:
             TASK,
             args=(completion_id, options.model_dump()),
             job_id=completion_id,
-            meta=known,
-            # The worker ends a completion at its deadline by itself; RQ's alarm is for one that hangs.
-            timeout=int(settings.deadline_s) + 60,
+            # What lies here can be read by the scripts above.
+            meta={**known, "priority": options.priority},
             result_ttl=settings.record_ttl_s,
             failure_ttl=settings.record_ttl_s,
             retry=Retry(max=settings.retries, enqueue_at_front=True),
@@ -387,25 +427,14 @@ class CompletionQueue:
         if sum(one is not None and one.status not in ENDED for one in self.get_many(mine)) >= limit:
             raise TooManyOpen(f"{limit} completions of this key wait or run already. Try again in a while.")
 
-    def _forget(self, job: Record) -> None:
-        with self.connection.pipeline() as pipe:
-            job.delete(pipeline=pipe)
-            pipe.zrem(index_key(job.meta.get("owner", "")), job.id)
-            pipe.hdel(OPEN, job.id)
-            pipe.delete(cancel_key(job.id))
-            self.deliveries.forget(pipe, job.id)
-            if claim := job.meta.get("claim"):
-                pipe.delete(claim)
-            pipe.execute()
-
-    def _fetch(self, completion_id: str) -> Record | None:
+    def _fetch(self, completion_id: str) -> Job | None:
         return self._fetch_many([completion_id])[0] if completion_id.isalnum() else None
 
-    def _fetch_many(self, completion_ids: Sequence[str]) -> list[Record | None]:
-        jobs: Any = Record.fetch_many(completion_ids, self.connection, SERIALIZER)
+    def _fetch_many(self, completion_ids: Sequence[str]) -> list[Job | None]:
+        jobs: Any = Job.fetch_many(completion_ids, self.connection, SERIALIZER)
         return list(jobs)
 
-    def _view(self, job: Record) -> Completion:
+    def _view(self, job: Job) -> Completion:
         outcome = self._outcome(job)
         status = outcome.status if outcome else STATUSES.get(job.get_status(refresh=False), "queued")
         if self._has_expired(job):

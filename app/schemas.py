@@ -38,9 +38,10 @@ Up = Annotated[str, AfterValidator(_checked_up)]
 
 
 class CompletionOptions(BaseModel):
-    """Query parameters of a completion; each is a keyword of `Completer.complete` but for two.
+    """Query parameters of a completion; each is a keyword of `Completer.complete` but for a few.
 
-    `model` says whose `complete`, and from `start_from` the worker takes the code for `start`.
+    `model` says whose `complete`, from `start_from` the worker takes the code for `start`, `draco` is for
+    its files, and `priority` for the queue.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -89,6 +90,9 @@ class CompletionOptions(BaseModel):
         default=None,
         pattern="^[0-9a-f]{32}$",
         description="Id of a succeeded completion of the same model, whose latent code the fit starts from.",
+    )
+    priority: Literal["high", "normal", "low"] = Field(
+        default="normal", description="Which of the waiting completions go first."
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Sequence
 from functools import cache
 
@@ -17,9 +16,6 @@ from app.schemas import ENDED, Completion, ModelCard
 from app.settings import Settings
 from app.storage import Storage
 from app.watcher import Watcher
-
-DELETE_PATIENCE_S = 2.0
-"""How long a deletion waits for the worker to let go. After that the files go later, by housekeeping."""
 
 
 @cache
@@ -80,11 +76,8 @@ class Service:
     def delete(self, owner: str, completion_id: str) -> None:
         """Forget a completion with its scan and results; one that runs is cancelled first."""
         self.find(owner, completion_id)
-        give_up = time.monotonic() + DELETE_PATIENCE_S
-        while not (gone := self.queue.delete(completion_id)) and time.monotonic() < give_up:
-            time.sleep(0.05)
-        if gone:
-            self.storage.remove(completion_id)
+        self.queue.delete(completion_id)
+        self.storage.remove(completion_id)
 
 
 def unknown(completion_id: str) -> ProblemRaised:

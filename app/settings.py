@@ -80,8 +80,26 @@ class Settings(BaseSettings):
     retries: int = Field(
         default=3, ge=1, description="Times a completion starts again after its worker broke."
     )
+    batch_slots: int = Field(
+        default=0,
+        ge=0,
+        description="Completions that one worker fits at the same time; 0: 16 on a GPU, 1 on a CPU.",
+    )
+    max_running_per_key: int = Field(
+        default=0,
+        ge=0,
+        description="Completions of one API key that run at the same time, while others wait; 0: any number.",
+    )
+    previews: bool = Field(
+        default=True, description="Whether a coarse mesh can be had while a completion is being fitted."
+    )
+    model_memory_bytes: int = Field(
+        default=4 * 2**30,
+        gt=0,
+        description="Memory for trained models in one worker; those least used make room for others.",
+    )
     lease_s: int = Field(
-        default=15, ge=2, description="Seconds without a worker's heartbeat until its work is given away."
+        default=10, ge=2, description="Seconds without a worker's heartbeat until its work is given away."
     )
     drain_s: float = Field(
         default=5,
@@ -114,7 +132,10 @@ class Settings(BaseSettings):
         default=False,
         description="Whether webhooks may lead into private networks and to this machine.",
     )
-    device: str = Field(default="auto", description="Where the worker computes: auto, cpu, cuda or cuda:N.")
+    device: str = Field(
+        default="auto",
+        description="Where the worker computes: auto, cpu, cuda or cuda:N. A list: one worker for each.",
+    )
 
     @field_validator("api_keys")
     @classmethod

@@ -42,6 +42,10 @@ class Storage:
         """Keep the picture of a finished mesh."""
         self._write(self.picture_path(completion_id), png)
 
+    def save_preview(self, completion_id: str, mesh: bytes) -> None:
+        """Keep a coarse mesh of a completion that is being fitted, in place of the one before."""
+        self._write(self.preview_path(completion_id), mesh)
+
     def save_report(self, completion_id: str, report: dict[str, Any]) -> None:
         """Keep the whole report; what JSON has no number for becomes null."""
         self._write(self.report_path(completion_id), to_json(report, inf_nan_mode="null"))
@@ -65,10 +69,6 @@ class Storage:
             self._write(path, self.load_scan(completion_id).to_ply())
         return path
 
-    def preview_path(self, completion_id: str) -> Path:
-        """Where the latest coarse mesh lies, once there is one."""
-        return self._folder(completion_id) / "preview.glb"
-
     def picture_path(self, completion_id: str) -> Path:
         """Where the picture of the completed mesh lies, once there is one."""
         return self._folder(completion_id) / "preview.png"
@@ -76,6 +76,10 @@ class Storage:
     def mesh_path(self, completion_id: str, format: MeshFormat = "glb", sample: int = 0) -> Path:
         """Where a mesh lies, once there is one: the completion itself, or alternative 1, 2, …"""
         return self._folder(completion_id) / f"{f'sample-{sample}' if sample else 'mesh'}.{format}"
+
+    def preview_path(self, completion_id: str) -> Path:
+        """Where the newest preview lies, a GLB, once there is one."""
+        return self._folder(completion_id) / "preview.glb"
 
     def report_path(self, completion_id: str) -> Path:
         """Where the report lies, once there is one."""

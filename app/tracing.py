@@ -48,8 +48,17 @@ def carried() -> dict[str, str]:
 
 @contextmanager
 def continued(headers: Mapping[str, str], name: str, **facts: str) -> Iterator[None]:
-    """A span of this name, under the trace that `carried` gave to `headers`."""
-    tracer = trace.get_tracer("deepsdf")
+    """A span of this name, under the trace that `carried` gave to `headers`.
+
+    It is nobody's current span: a worker has several completions in hand, one step of each after the other.
+    """
     context = propagate.extract(dict(headers))
-    with tracer.start_as_current_span(name, context, trace.SpanKind.CONSUMER, attributes=facts):
+    tracer = trace.get_tracer("deepsdf")
+    span = tracer.start_span(name, context, trace.SpanKind.CONSUMER, attributes=facts)
+    try:
         yield
+    except BaseException as error:
+        span.set_status(trace.StatusCode.ERROR, type(error).__name__)
+        raise
+    finally:
+        span.end()

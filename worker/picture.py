@@ -12,10 +12,10 @@ from model.mesh import Mesh
 
 Array = NDArray[np.float64]
 
-WIDTH, HEIGHT = 400, 300
+WIDTH, HEIGHT = 320, 240
 FINER = 2
 """Drawn so many times larger, for smooth edges."""
-SAMPLES = 600_000
+SAMPLES = 300_000
 """Points on the surface that are drawn: several for each pixel that the object covers."""
 MAX_SCAN_POINTS = 700
 GREY, ORANGE = np.array([184.0, 189.0, 199.0]), np.array([232.0, 106.0, 23.0])

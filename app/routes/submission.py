@@ -11,8 +11,10 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, File, Form, Header, Query, Request, Response, UploadFile
 from starlette.concurrency import run_in_threadpool
 
+from app import idempotency
 from app.access import Owner, TheService
 from app.errors import ProblemRaised
+from app.logs import request_id
 from app.queue import Ticket, new_id
 from app.routes.answers import as_json, described
 from app.scans import Attachments, Upload
@@ -185,16 +187,18 @@ def _accepted(service: Service, owner: str, asked: Submission, sent: Parcel, key
     _check_webhook(service, asked)
     if options.start_from is not None:
         _check_start(service, owner, options.start_from, options.model)
-    completion_id, ticket = new_id(), Ticket(owner, webhook_url=asked.webhook_url, trace=carried())
+    completion_id = new_id()
+    ticket = Ticket(owner, webhook_url=asked.webhook_url, trace=carried(), request_id=request_id.get())
     if key is None:
         return _enqueued(service, completion_id, options, sent, ticket)
-    claim, first = service.queue.claim(owner, key, completion_id, sent.digest(asked))
-    if first is not None:
-        return _same(service, owner, first)
+    connection = service.queue.connection
+    claim = idempotency.take(connection, owner, key, completion_id, sent.digest(asked))
+    if claim.first is not None:
+        return _same(service, owner, claim.first)
     try:
-        return _enqueued(service, completion_id, options, sent, replace(ticket, claim=claim))
+        return _enqueued(service, completion_id, options, sent, replace(ticket, claim=claim.name))
     except BaseException:
-        service.queue.release(claim)
+        idempotency.release(connection, claim)
         raise
 
 

@@ -59,6 +59,7 @@ def test_every_option_is_taken(api):
         "color": "uncertainty",
         "draco": True,
         "seed": 7,
+        "priority": "low",
     }
     answer = submit(api, **options)
     assert answer.status_code == 202, answer.text

@@ -89,8 +89,8 @@ def test_the_metrics_of_the_dashboard_are_those_that_there_are(api):
 def test_logs_are_json_with_ids_where_nobody_looks():
     code = (
         "import logging; from app import logs\n"
-        "logs.configure('api'); logs.request_id.set('r1'); logs.completion_id.set('c1')\n"
-        "logging.getLogger('x').warning('told %s', 'this', extra={'status': 3})\n"
+        "logs.configure('api'); logs.request_id.set('r1')\n"
+        "logging.getLogger('x').warning('told %s', 'this', extra={'status': 3, 'completion_id': 'c1'})\n"
         "try: 1 / 0\n"
         "except ZeroDivisionError: logging.getLogger('x').exception('broken')\n"
     )

@@ -221,16 +221,9 @@ def test_a_deleted_completion_leaves_nothing(api, settings):
     assert not [key for key in queue_of(settings).connection.scan_iter() if made["id"].encode() in key]
 
 
-def test_what_runs_is_cancelled_before_it_is_deleted(api, settings):
+def test_what_runs_is_cancelled_and_deleted_at_once(api, settings):
     made = submit(api).json()
     begin(settings, made["id"])
-    queue = queue_of(settings)
-
-    def obey():
-        assert queue.connection.exists(f"deepsdf:cancel:{made['id']}")
-        end(settings, made["id"], status="cancelled")
-
-    later(obey)
     assert api.delete(made["links"]["self"]).status_code == 204
     problem(api.get(made["links"]["self"]), 404, "unknown_completion")
     assert not list(settings.data_dir.glob("completions/*"))
