@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from processes import Service, eventually, start_service
 from redis import Redis
 
@@ -16,12 +18,15 @@ from app.settings import Settings
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a small model of spheres and boxes, called `tiny`."""
-    from shapes import train_tiny_checkpoint
+    """The folder of a small model of spheres and boxes, `tiny`: who comes first trains it for all."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = shared / "checkpoints" / "tiny"
+    with FileLock(shared / "tiny.lock"):
+        if not (folder / "card.json").exists():
+            from shapes import train_tiny_checkpoint
 
-    folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
-    folder.mkdir()
-    train_tiny_checkpoint(folder)
+            train_tiny_checkpoint(folder)
     return folder
 
 

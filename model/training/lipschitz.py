@@ -104,12 +104,10 @@ def _largest(decoder: Decoder, constants: list[Tensor], generator: torch.Generat
     points, normals = _points_near_the_surface(decoder, constants, generator)
     noise = torch.randn(points.shape, generator=generator).to(points)
     stencil = _Stencil(decoder, constants, points, normals + 0.5 * noise)
-    found = []
-    for length in STEPS:
-        with torch.no_grad():
-            ratios = stencil.ratios(length)
-        found.append([stencil.worst(ratio).ascended(kind, length) for kind, ratio in enumerate(ratios)])
-    return torch.tensor(found).T
+    with torch.no_grad():
+        ratios = torch.stack([stencil.ratios(length) for length in STEPS], dim=1)
+    worst = ratios.flatten(0, 1).topk(WORST, dim=-1).indices  # (2 · lengths, S, WORST)
+    return stencil.of(worst).ascended().view(2, len(STEPS)).cpu()
 
 
 @dataclass
@@ -121,8 +119,8 @@ class _Stencil:
     points: Tensor
     directions: Tensor
 
-    def ratios(self, length: float) -> tuple[Tensor, Tensor]:
-        """Steepness and bend (S, N) for steps of this length; 0 far from the surface."""
+    def ratios(self, length: float | Tensor) -> Tensor:
+        """Steepness and bend (2, S, N) for steps of these lengths; 0 far from the surface."""
         step = length * torch.nn.functional.normalize(self.directions, dim=-1)
         middle, ahead, behind = (
             self.decoder.evaluate(self.constants, self.points + sign * step) for sign in (0, 1, -1)
@@ -130,25 +128,36 @@ class _Stencil:
         near = middle.detach().abs() <= NEAR
         steep = torch.maximum((ahead - middle).abs(), (behind - middle).abs())
         bent = (middle - (ahead + behind) / 2).abs()
-        return near * steep / length, near * bent / length
+        size = step.norm(dim=-1)
+        return torch.stack([near * steep / size, near * bent / size])
 
-    def worst(self, ratio: Tensor) -> _Stencil:
-        """The points with the largest of these ratios (S, N)."""
-        pick = ratio.topk(min(WORST, ratio.shape[1]), dim=1).indices.unsqueeze(-1).expand(-1, -1, 3)
-        return replace(self, points=self.points.gather(1, pick), directions=self.directions.gather(1, pick))
+    def of(self, picks: Tensor) -> _Stencil:
+        """Those of some (groups, S, n) of the points, group after group."""
+        index = picks.movedim(0, 1).flatten(1).unsqueeze(-1).expand(-1, -1, 3)
+        return replace(self, points=self.points.gather(1, index), directions=self.directions.gather(1, index))
 
-    def ascended(self, kind: int, length: float) -> float:
-        """The largest ratio of a kind that is met while points and directions go where it grows."""
-        points, directions, best = self.points, self.directions, 0.0
+    def ascended(self) -> Tensor:
+        """The largest ratio (groups) that is met while points and directions go where it grows.
+
+        The groups are those of each kind of ratio and, among these, of each length of step.
+        """
+        points, directions = self.points, self.directions
+        fields, groups = len(points), 2 * len(STEPS)
+        lengths = (
+            torch.tensor(STEPS).to(points).repeat(2).repeat_interleave(points.shape[1] // groups)[:, None]
+        )
+        best = points.new_zeros(groups)
         for move in range(ASCENTS + 1):
             points, directions = points.detach().requires_grad_(), directions.detach().requires_grad_()
             with torch.enable_grad():
-                ratio = replace(self, points=points, directions=directions).ratios(length)[kind]
+                both = replace(self, points=points, directions=directions).ratios(lengths)
+                steep, bent = both[0].chunk(2, dim=1)[0], both[1].chunk(2, dim=1)[1]
+                ratio = torch.cat([steep, bent], dim=1)
                 ways = torch.autograd.grad(ratio.sum(), [points, directions])
-            best = max(best, float(ratio.detach().max()))
+            best = torch.maximum(best, ratio.detach().view(fields, groups, -1).amax(dim=(0, 2)))
             stride = 0.3 * (1 - move / ASCENTS)
             to_point, to_direction = (torch.nn.functional.normalize(way, dim=-1) for way in ways)
-            points = (points + stride * length * to_point).clamp(-HALF_WIDTH, HALF_WIDTH)
+            points = (points + stride * lengths * to_point).clamp(-HALF_WIDTH, HALF_WIDTH)
             directions = torch.nn.functional.normalize(directions, dim=-1) + stride * to_direction
         return best
 
