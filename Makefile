@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo serve test
+.PHONY: help setup demo serve test hostile
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -24,6 +24,9 @@ test: $(STAMP)  ## lint, types, import rules and tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+hostile: $(STAMP)  ## 3,000 generated bad inputs against the API and its worker: minutes
+	HOSTILE=3000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/app/test_mutations.py -s --timeout 1800
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import ipaddress
 import logging
 import socket
 import sys
@@ -11,6 +12,7 @@ from typing import IO
 
 from pydantic_settings import CliApp
 
+from app import logs
 from app.embedded import EmbeddedQueue, NoServer
 from app.settings import Settings
 from app.supervisor import Child, Supervisor
@@ -24,9 +26,10 @@ class Refused(Exception):
 
 def main() -> int:
     """Start everything, keep it alive, stop it on SIGINT or SIGTERM."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)-8s service: %(message)s")
+    logs.configure("service")
     settings = CliApp.run(Settings)
     try:
+        _check_keys(settings)
         _check_models(settings)
         _check_port(settings)
         lock = _lock(settings.data_dir)
@@ -50,11 +53,30 @@ def _children(settings: Settings) -> list[Child]:
     environment = settings.environment()
     address = ["--host", settings.host, "--port", str(settings.port)]
     api = [sys.executable, "-m", "uvicorn", "app.main:create_app", "--factory", *address]
+    workers = [
+        Child(
+            f"worker on {device}", [sys.executable, "-m", "worker"], {**environment, "DEEPSDF_DEVICE": device}
+        )
+        for device in settings.device.split(",")
+    ]
     return [
         *queue,
-        Child("worker", [sys.executable, "-m", "worker"], environment),
+        *workers,
         Child("api", [*api, "--log-level", "warning", "--timeout-graceful-shutdown", "5"], environment),
     ]
+
+
+def _check_keys(settings: Settings) -> None:
+    if not settings.api_keys and not settings.allow_without_keys and not _is_loopback(settings.host):
+        told = f"others could use the service at {settings.host} without an API key"
+        raise Refused(f"{told}; set DEEPSDF_API_KEYS (see `python -m app.keys`) or --allow-without-keys true")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _check_models(settings: Settings) -> None:

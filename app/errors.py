@@ -13,7 +13,9 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.queue import QueueFull
+from app.idempotency import OtherRequest
+from app.logs import request_id
+from app.queue import QueueFull, TooManyOpen
 from app.scans import ScanRefused
 from app.schemas import Problem, ProblemItem
 
@@ -26,9 +28,17 @@ CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 422
 class ProblemRaised(Exception):
     """An answer with an error in it, from anywhere below a route."""
 
-    def __init__(self, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        headers: Mapping[str, str] | None = None,
+        errors: list[ProblemItem] | None = None,
+    ) -> None:
         super().__init__(detail)
         self.status, self.code, self.detail, self.headers = status, code, detail, headers
+        self.errors = errors
 
 
 def problem_response(
@@ -42,24 +52,32 @@ def problem_response(
     """The one place where a problem gets its shape."""
     title = HTTPStatus(status).phrase
     problem = Problem(
-        title=title, status=status, detail=detail, instance=path, code=code, errors=errors or []
+        title=title,
+        status=status,
+        detail=detail,
+        instance=path,
+        code=code,
+        request_id=request_id.get(),
+        errors=errors or [],
     )
     return JSONResponse(problem.model_dump(), status, headers, MEDIA_TYPE)
 
 
 def install(app: FastAPI) -> None:
-    """Translate each kind of exception, once and for all."""
+    """Translate each kind of exception, once and for all; `app.middleware` does it for our mistakes."""
     app.exception_handler(ProblemRaised)(_raised)
     app.exception_handler(ScanRefused)(_scan_refused)
     app.exception_handler(QueueFull)(_queue_full)
+    app.exception_handler(TooManyOpen)(_too_many_open)
+    app.exception_handler(OtherRequest)(_other_request)
     app.exception_handler(redis.exceptions.RedisError)(_queue_unreachable)
     app.exception_handler(RequestValidationError)(_invalid)
     app.exception_handler(HTTPException)(_http)
-    app.exception_handler(Exception)(_unexpected)
 
 
 async def _raised(request: Request, error: ProblemRaised) -> JSONResponse:
-    return problem_response(request.url.path, error.status, error.code, error.detail, error.headers)
+    path = request.url.path
+    return problem_response(path, error.status, error.code, error.detail, error.headers, error.errors)
 
 
 async def _scan_refused(request: Request, error: ScanRefused) -> JSONResponse:
@@ -68,6 +86,15 @@ async def _scan_refused(request: Request, error: ScanRefused) -> JSONResponse:
 
 async def _queue_full(request: Request, error: QueueFull) -> JSONResponse:
     return problem_response(request.url.path, 429, "queue_full", str(error), {"Retry-After": "5"})
+
+
+async def _too_many_open(request: Request, error: TooManyOpen) -> JSONResponse:
+    return problem_response(request.url.path, 429, "too_many_open", str(error), {"Retry-After": "5"})
+
+
+async def _other_request(request: Request, error: OtherRequest) -> JSONResponse:
+    detail = "This Idempotency-Key came with another request before. Take a new key for a new request."
+    return problem_response(request.url.path, 422, "idempotency_mismatch", detail)
 
 
 async def _queue_unreachable(request: Request, error: redis.exceptions.RedisError) -> JSONResponse:
@@ -97,9 +124,10 @@ async def _http(request: Request, error: HTTPException) -> JSONResponse:
     return problem_response(request.url.path, error.status_code, code, detail, error.headers)
 
 
-async def _unexpected(request: Request, _: Exception) -> JSONResponse:
+def unexpected(path: str) -> JSONResponse:
+    """The answer where we made a mistake; it says nothing of it."""
     detail = "The service made a mistake, which is in its log. The request may work when sent again."
-    return problem_response(request.url.path, 500, "internal", detail)
+    return problem_response(path, 500, "internal", detail)
 
 
 class BodyLimit:

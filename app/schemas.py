@@ -6,15 +6,18 @@ import json
 import math
 from datetime import datetime
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from app import examples
 
 UP_WORDS = ("auto", "+y", "-y", "+z", "-z", "+x", "-x")
 MeshFormat = Literal["glb", "ply", "obj", "stl"]
 MESH_FORMATS: tuple[MeshFormat, ...] = ("glb", "ply", "obj", "stl")
 MAX_SAMPLES = 8
-Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-ENDED: tuple[Status, ...] = ("succeeded", "failed", "cancelled")
+Status = Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"]
+ENDED: tuple[Status, ...] = ("succeeded", "failed", "cancelled", "expired")
 
 
 def _checked_up(text: str) -> str:
@@ -35,9 +38,10 @@ Up = Annotated[str, AfterValidator(_checked_up)]
 
 
 class CompletionOptions(BaseModel):
-    """Query parameters of a completion; each is a keyword of `Completer.complete` but for two.
+    """Query parameters of a completion; each is a keyword of `Completer.complete` but for a few.
 
-    `model` says whose `complete`, and from `start_from` the worker takes the code for `start`.
+    `model` says whose `complete`, from `start_from` the worker takes the code for `start`, `draco` is for
+    its files, and `priority` for the queue.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -87,6 +91,29 @@ class CompletionOptions(BaseModel):
         pattern="^[0-9a-f]{32}$",
         description="Id of a succeeded completion of the same model, whose latent code the fit starts from.",
     )
+    priority: Literal["high", "normal", "low"] = Field(
+        default="normal", description="Which of the waiting completions go first."
+    )
+
+
+def _checked_url(text: str) -> str:
+    """An address that a webhook may have. Raises ValueError."""
+    url = urlsplit(text)
+    if url.scheme not in ("http", "https") or not url.hostname or url.username is not None or url.port == 0:
+        raise ValueError("must be an address such as https://example.org/hook, without a user in it")
+    return text
+
+
+class Submission(CompletionOptions):
+    """Query parameters of `POST /v1/completions`: those of the completion, and what else the API is to do."""
+
+    webhook_url: Annotated[str, AfterValidator(_checked_url)] | None = Field(
+        default=None, max_length=2000, description="Address that is told, signed, when it has ended."
+    )
+
+    def options(self) -> CompletionOptions:
+        """Those of the completion alone."""
+        return CompletionOptions.model_validate(self.model_dump(include=set(CompletionOptions.model_fields)))
 
 
 class CompletionError(BaseModel):
@@ -104,17 +131,56 @@ class Outcome(BaseModel):
     error: CompletionError | None = None
 
 
+class WebhookAttempt(BaseModel):
+    """One attempt to tell a webhook."""
+
+    at: datetime
+    status: int | None = Field(default=None, description="HTTP status of the answer, if there was one.")
+    error: str | None = Field(default=None, description="Why there was no answer.")
+
+
+class Webhook(BaseModel):
+    """Who wants to be told of the end, and how that went."""
+
+    url: str
+    state: Literal["waiting", "delivered", "failed"] = "waiting"
+    attempts: list[WebhookAttempt] = []
+
+
 class Links(BaseModel):
     """Where to go from here, as paths on this server."""
 
     self: str
+    events: str
+    scan: str
+    preview: str
     mesh: str
     report: str
+    latent: str
+    picture: str
     cancel: str
+
+    @classmethod
+    def of(cls, completion_id: str) -> Links:
+        """Those of a completion."""
+        here = f"/v1/completions/{completion_id}"
+        return cls(
+            self=here,
+            events=f"{here}/events",
+            scan=f"{here}/scan",
+            preview=f"{here}/preview",
+            mesh=f"{here}/mesh",
+            report=f"{here}/report",
+            latent=f"{here}/latent",
+            picture=f"{here}/preview.png",
+            cancel=f"{here}/cancel",
+        )
 
 
 class Completion(BaseModel):
     """One completion, as the API shows it."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.COMPLETION]})
 
     id: str
     status: Status
@@ -129,6 +195,9 @@ class Completion(BaseModel):
         default=None, description="Mean misfit to what was observed, in radii of the scan."
     )
     progress: float = Field(default=0.0, ge=0, le=1)
+    preview: int = Field(
+        default=0, description="Grows with each coarse mesh while it runs; 0: there is none yet."
+    )
     queue_position: int | None = Field(
         default=None, description="1 is the next one; null once it has left the queue."
     )
@@ -143,7 +212,29 @@ class Completion(BaseModel):
         default=None, description="Of a succeeded completion: how well it fits, without long arrays."
     )
     error: CompletionError | None = Field(default=None, description="Of a failed completion: why.")
+    webhook: Webhook | None = Field(default=None, description="Where `webhook_url` was given.")
     links: Links
+    owner: str = Field(default="", exclude=True)
+
+
+class CompletionList(BaseModel):
+    """A page of completions, newest first."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.COMPLETION_LIST]})
+
+    completions: list[Completion]
+    cursor: str | None = Field(default=None, description="Where the next page begins; null on the last one.")
+
+
+class Latent(BaseModel):
+    """A latent code, and what it is a code of."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.LATENT]})
+
+    model: str
+    checkpoint_digest: str = Field(description="SHA-256 of the decoder's weights: codes are of no other.")
+    code: list[float]
+    scan_to_canonical: list[list[float]] = Field(description="4x4, from the scan's frame to the decoder's.")
 
 
 class ProblemItem(BaseModel):
@@ -156,19 +247,22 @@ class ProblemItem(BaseModel):
 class Problem(BaseModel):
     """An error, as RFC 9457 (application/problem+json) has it."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.PROBLEM]})
+
     type: str = "about:blank"
     title: str
     status: int
     detail: str
     instance: str
     code: str = Field(description="A stable word for programs; `detail` is for people.")
+    request_id: str = Field(default="", description="As in X-Request-ID: what to name to the operator.")
     errors: list[ProblemItem] = []
 
 
 class ModelCard(BaseModel):
     """A trained model; further fields of its card.json pass through."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [examples.MODEL]})
 
     name: str
     description: str = ""
@@ -177,5 +271,7 @@ class ModelCard(BaseModel):
 
 class ModelList(BaseModel):
     """The trained models that a completion may name."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.MODEL_LIST]})
 
     models: list[ModelCard]

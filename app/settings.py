@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from base64 import b64decode
 from functools import cache
 from pathlib import Path
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.keys import checked_digests
 
 
 class Settings(BaseSettings):
@@ -30,6 +34,21 @@ class Settings(BaseSettings):
         description="Redis or Valkey to use. Unset: `python -m app` starts the embedded one.",
     )
 
+    api_keys: dict[str, str] = Field(
+        default={},
+        description="API keys, as JSON: names and their SHA-256, from `python -m app.keys`. Empty: none.",
+    )
+    allow_without_keys: bool = Field(
+        default=False,
+        description="Whether others than this machine may ask where there are no API keys, as behind a proxy "
+        "that asks for them.",
+    )
+    rate_limit: str = Field(
+        default="120/minute",
+        description="Submissions of one API key, such as 5/second or 120/minute; further ones get 429. "
+        "Empty: any number.",
+    )
+
     max_body_bytes: int = Field(
         default=64 * 2**20, gt=0, description="Largest request body; larger ones get 413."
     )
@@ -40,8 +59,19 @@ class Settings(BaseSettings):
         default=16_000_000, gt=0, description="Most pixels of a scan's depth maps together; more get 413."
     )
     max_queued: int = Field(default=64, gt=0, description="Completions that may wait; further ones get 429.")
+    max_open_per_key: int = Field(
+        default=32,
+        gt=0,
+        description="Completions of one API key that may wait or run; further ones get 429.",
+    )
     parse_slots: int = Field(
-        default=2, gt=0, description="Uploads that one API process reads at the same time."
+        default=2, gt=0, description="Uploads that one API process reads at the same time, each in a child."
+    )
+    parse_memory_bytes: int = Field(
+        default=2 * 2**30, ge=2**27, description="Memory that reading one upload may take; more gets 413."
+    )
+    parse_s: float = Field(
+        default=30, gt=0, description="Seconds that reading one upload may take; then it gets 422."
     )
 
     deadline_s: float = Field(
@@ -50,8 +80,26 @@ class Settings(BaseSettings):
     retries: int = Field(
         default=3, ge=1, description="Times a completion starts again after its worker broke."
     )
+    batch_slots: int = Field(
+        default=0,
+        ge=0,
+        description="Completions that one worker fits at the same time; 0: 16 on a GPU, 1 on a CPU.",
+    )
+    max_running_per_key: int = Field(
+        default=0,
+        ge=0,
+        description="Completions of one API key that run at the same time, while others wait; 0: any number.",
+    )
+    previews: bool = Field(
+        default=True, description="Whether a coarse mesh can be had while a completion is being fitted."
+    )
+    model_memory_bytes: int = Field(
+        default=4 * 2**30,
+        gt=0,
+        description="Memory for trained models in one worker; those least used make room for others.",
+    )
     lease_s: int = Field(
-        default=15, ge=2, description="Seconds without a worker's heartbeat until its work is given away."
+        default=10, ge=2, description="Seconds without a worker's heartbeat until its work is given away."
     )
     drain_s: float = Field(
         default=5,
@@ -59,15 +107,67 @@ class Settings(BaseSettings):
         description="Seconds a stopping worker may use to finish before it gives its work back.",
     )
     result_ttl_s: int = Field(
-        default=7 * 86400, gt=0, description="Seconds that the record of an ended completion is kept."
+        default=7 * 86400,
+        gt=0,
+        description="Seconds that an ended completion, its scan and its results are kept.",
     )
-    device: str = Field(default="auto", description="Where the worker computes: auto, cpu, cuda or cuda:N.")
+    expired_ttl_s: int = Field(
+        default=30 * 86400,
+        gt=0,
+        description="Seconds after that, in which it is known to have expired (410).",
+    )
+    sweep_s: float = Field(
+        default=60, gt=0, description="Seconds between two sweeps of what has expired from the disk."
+    )
+    webhook_secret: str = Field(
+        default="",
+        description="Secret that signs webhooks (Standard Webhooks): whsec_ and 24 to 64 bytes in base64. "
+        "Empty: no webhooks.",
+    )
+    webhook_delays_s: list[float] = Field(
+        default=[5, 300, 1800, 7200, 18000, 36000],
+        description="Seconds between the attempts to tell a webhook, as JSON.",
+    )
+    webhook_private_addresses: bool = Field(
+        default=False,
+        description="Whether webhooks may lead into private networks and to this machine.",
+    )
+    device: str = Field(
+        default="auto",
+        description="Where the worker computes: auto, cpu, cuda or cuda:N. A list: one worker for each.",
+    )
+
+    @field_validator("api_keys")
+    @classmethod
+    def _digests(cls, given: dict[str, str]) -> dict[str, str]:
+        return checked_digests(given)
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _secret(cls, given: str) -> str:
+        try:
+            known = given == "" or 24 <= len(b64decode(given.removeprefix("whsec_"), validate=True)) <= 64
+        except ValueError:
+            known = False
+        if not known:
+            raise ValueError("must be whsec_ and 24 to 64 bytes in base64, or empty")
+        return given
+
+    @property
+    def record_ttl_s(self) -> int:
+        """Seconds that the record of an ended completion stays in the queue."""
+        return self.result_ttl_s + self.expired_ttl_s
 
     def environment(self) -> dict[str, str]:
         """The same settings as environment variables, for child processes."""
         values = {name: value for name, value in self if name != "redis_url"}
-        named = {f"DEEPSDF_{name.upper()}": str(value) for name, value in values.items()}
+        named = {f"DEEPSDF_{name.upper()}": _text(value) for name, value in values.items()}
         return named if self.redis_url is None else {**named, "REDIS_URL": self.redis_url}
+
+
+def _text(value: object) -> str:
+    """A value as an environment variable has it."""
+    return json.dumps(value) if isinstance(value, dict | list) else str(value)
 
 
 @cache

@@ -6,13 +6,15 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic_core import to_json
 
-from app.scans import Scan
+from app.scans import PackedScan, Scan
 from app.schemas import MeshFormat
 
 
@@ -22,7 +24,7 @@ class Storage:
     def __init__(self, root: Path) -> None:
         self.root = root / "completions"
 
-    def save_scan(self, completion_id: str, scan: Scan, originals: Mapping[str, bytes]) -> None:
+    def save_scan(self, completion_id: str, scan: Scan | PackedScan, originals: Mapping[str, bytes]) -> None:
         """Keep the scan in our own format, and beside it the files that the client sent, by name."""
         for name, data in originals.items():
             self._write(self._folder(completion_id) / "original" / name, data)
@@ -35,6 +37,14 @@ class Storage:
     def save_mesh(self, completion_id: str, mesh: bytes, format: MeshFormat, sample: int = 0) -> None:
         """Keep a finished mesh; a second attempt of the same completion replaces it whole."""
         self._write(self.mesh_path(completion_id, format, sample), mesh)
+
+    def save_picture(self, completion_id: str, png: bytes) -> None:
+        """Keep the picture of a finished mesh."""
+        self._write(self.picture_path(completion_id), png)
+
+    def save_preview(self, completion_id: str, mesh: bytes) -> None:
+        """Keep a coarse mesh of a completion that is being fitted, in place of the one before."""
+        self._write(self.preview_path(completion_id), mesh)
 
     def save_report(self, completion_id: str, report: dict[str, Any]) -> None:
         """Keep the whole report; what JSON has no number for becomes null."""
@@ -49,13 +59,38 @@ class Storage:
         """Where the scan lies."""
         return self._folder(completion_id) / "scan.npz"
 
+    def scan_ply(self, completion_id: str) -> Path:
+        """Where its points lie for people and their tools; written when first asked for.
+
+        Raises FileNotFoundError when there is no scan.
+        """
+        path = self._folder(completion_id) / "scan.ply"
+        if not path.exists():
+            self._write(path, self.load_scan(completion_id).to_ply())
+        return path
+
+    def picture_path(self, completion_id: str) -> Path:
+        """Where the picture of the completed mesh lies, once there is one."""
+        return self._folder(completion_id) / "preview.png"
+
     def mesh_path(self, completion_id: str, format: MeshFormat = "glb", sample: int = 0) -> Path:
         """Where a mesh lies, once there is one: the completion itself, or alternative 1, 2, …"""
         return self._folder(completion_id) / f"{f'sample-{sample}' if sample else 'mesh'}.{format}"
 
+    def preview_path(self, completion_id: str) -> Path:
+        """Where the newest preview lies, a GLB, once there is one."""
+        return self._folder(completion_id) / "preview.glb"
+
     def report_path(self, completion_id: str) -> Path:
         """Where the report lies, once there is one."""
         return self._folder(completion_id) / "report.json"
+
+    def folders(self) -> Iterator[tuple[str, float]]:
+        """Every completion of which there is anything, and how many seconds ago something was added last."""
+        now = time.time()
+        for folder in self.root.glob("*"):
+            with suppress(FileNotFoundError):
+                yield folder.name, now - folder.stat().st_mtime
 
     def remove(self, completion_id: str) -> None:
         """Forget everything of a completion; nothing there is fine."""

@@ -13,10 +13,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from model.batch import Steps, to_the_end
 from model.checkpoint import Checkpoint
 from model.correction import Shape, correction_of
 from model.field import Field
-from model.fitting import Effort, Fit, Fitter
+from model.fitting import Effort, Fit, Fitter, Look
 from model.latent import FitSettings, placed
 from model.mesh import Mesh, components_of, deviation_colors, simplified
 from model.observation import Observation, RowWeights, UnusableScan, View, observe
@@ -42,6 +43,9 @@ CORRECTION_ROWS = (3000, 3000)
 COMPONENTS = {"main": 0.01, "largest": 1.0, "all": 0.0}
 """Share of the largest connected part's area that a part needs to stay: crumbs are no part of an object."""
 
+PREVIEW_RESOLUTION = 32
+"""Cells along an edge for a mesh that is to be had at once: a few thousand evaluations."""
+
 UNSEEN_COLOR = 184
 """Grey of what the scan did not see."""
 
@@ -63,6 +67,8 @@ class Progress:
 
 
 OnStep = Callable[[Progress], None]
+OnPreview = Callable[[Mesh, Array], None]
+"""Called with a coarse mesh in the scan's frame, and the rotation (3, 3) that turns the scan's up to +y."""
 
 
 class CompletionError(Exception):
@@ -111,7 +117,11 @@ class _Clock:
 
 
 class Completer:
-    """Completes scans with one checkpoint. Knows no queue and no file."""
+    """Completes scans with one checkpoint. Knows no queue and no file.
+
+    `completing` is the recipe. It pauses at every step, so that several completions can share the device
+    (see `model.batch`); `complete` is the same without pauses.
+    """
 
     def __init__(
         self,
@@ -126,7 +136,7 @@ class Completer:
             checkpoint, settings or FitSettings(), weights or RowWeights(), effort or Effort()
         )
 
-    def complete(
+    def completing(
         self,
         views: View | Sequence[View],
         *,
@@ -143,7 +153,8 @@ class Completer:
         start: ArrayLike | None = None,
         seed: int = 0,
         on_step: OnStep | None = None,
-    ) -> Completion:
+        on_preview: OnPreview | None = None,
+    ) -> Steps[Completion]:
         """Complete a partial scan of one view or several, in any place and size.
 
         `pose` says what else is unknown: "canonical" nothing (once `up`, an axis or a vector of the
@@ -155,14 +166,19 @@ class Completer:
         or "none".
         `start` (L,) is a latent code to try first, as the report of an earlier completion has it.
 
-        The mesh comes back in the scan's frame and unit, closed. `on_step` is called after every step;
-        what it raises goes through.
+        The mesh comes back in the scan's frame and unit, closed. `on_step` is called after every step,
+        `on_preview` after every round with a coarse mesh of the best so far; what they raise goes through.
         Raises CompletionError with the codes `unusable_scan`, `no_surface` and `invalid_option`.
         """
         clock, options = _Clock(on_step), MeshOptions(resolution, components, target_faces, color)
         observation = _observed(views, up, remove_plane, seed)
         clock.report("observe", 1, 1)
-        fit = self.fit(observation, pose, solver, seed, start, clock)
+
+        def look(code: Tensor, placements: Placements) -> None:
+            if on_preview is not None and (mesh := self.preview(code, placements, observation)) is not None:
+                on_preview(mesh, observation.from_scan.rotation)
+
+        fit = yield from self.fitting(observation, pose, solver, seed, start, clock, look)
         posterior = self.posterior(fit)
         ends = [(fit.best.code, fit.problem.placements), *posterior.draws(samples, seed)]
         shapes = []
@@ -181,7 +197,9 @@ class Completer:
             made[0].mesh, report, [one.mesh for one in made[1:]], observation.from_scan.rotation
         )
 
-    def fit(
+    complete = to_the_end(completing)
+
+    def fitting(
         self,
         observation: Observation,
         pose: str = "canonical",
@@ -189,9 +207,10 @@ class Completer:
         seed: int = 0,
         start: ArrayLike | None = None,
         clock: _Clock | None = None,
-    ) -> Fit:
+        look: Look | None = None,
+    ) -> Steps[Fit]:
         """The MAP code and placement of an observation, by solver "lm" or "adam"."""
-        clock = clock or _Clock(None)
+        clock, look = clock or _Clock(None), look or _no_look
 
         def tell(step: int, steps: int, residual: float | None) -> None:
             clock.report("fit", step, steps, residual)
@@ -199,10 +218,20 @@ class Completer:
         if pose not in FREEDOM:
             raise CompletionError("invalid_option", f"pose must be one of {', '.join(FREEDOM)}, not {pose!r}")
         if solver == "lm":
-            return self.fitter.fit(observation, pose, seed, self._code(start), tell)
+            return (yield from self.fitter.fitting(observation, pose, seed, self._code(start), tell, look))
         if solver == "adam":
-            return self.fitter.fit_adam(observation, pose, seed, tell)
+            return (yield from self.fitter.fitting_adam(observation, pose, seed, tell, look))
         raise CompletionError("invalid_option", f"solver must be lm or adam, not {solver!r}")
+
+    fit = to_the_end(fitting)
+
+    def preview(self, code: Tensor, placements: Placements, observation: Observation) -> Mesh | None:
+        """A coarse mesh of an (L,) code at one placement, in the scan's frame; None if it has no surface."""
+        try:
+            mesh = extract_surface(self.checkpoint.field(code), PREVIEW_RESOLUTION, self.checkpoint.skin).mesh
+        except NoSurface:
+            return None
+        return mesh.moved(placements.similarity(0).after(observation.from_scan).inverse())
 
     def _code(self, start: ArrayLike | None) -> torch.Tensor | None:
         if start is None:
@@ -270,6 +299,9 @@ class Completer:
         except NoSurface as error:
             detail = f"the fitted shape is empty ({error}): check the scan's up axis, or try another model"
             raise CompletionError("no_surface", detail) from error
+
+
+def _no_look(code: Tensor, placements: Placements) -> None: ...
 
 
 def _observed(

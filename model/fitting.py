@@ -1,6 +1,7 @@
 """From an observation to the best code and placement: screen many hypotheses, fit some, finish a few.
 
-A state of the solver knows no hypotheses, and this module no mesh. Every round is one batch.
+A state of the solver knows no hypotheses, and this module no mesh. Every round is one batch of problems.
+Each way to fit comes twice: `fitting` pauses at every step (see `model.batch`), `fit` goes to the end.
 """
 
 from __future__ import annotations
@@ -11,15 +12,25 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from model.batch import Steps, to_the_end
 from model.checkpoint import Checkpoint
 from model.frame import Similarity
 from model.latent import Adam, CodePrior, FitSettings, LevenbergMarquardt, Problems, Rows
 from model.observation import Observation, RowWeights, rows_of
 from model.placement import Placements
-from model.starts import Hypotheses, StartShapes, grids_of, screened
+from model.starts import Hypotheses, StartShapes, grids_of, screening
 
 Tell = Callable[[int, int, float | None], None]
 """Called after every step with its number, how many there are at most, and the best residual."""
+
+Look = Callable[[Tensor, Placements], None]
+"""Called with the best code (L,) and placement (B = 1) so far: once screened, and after each round."""
+
+ADAM_LOOKS = 100
+"""Steps of Adam's from one look to the next."""
+
+
+def _nothing(*_: object) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -109,18 +120,23 @@ class Fitter:
         checkpoint = self.checkpoint
         return rows_of(observation, counts, checkpoint.skin, self.weights, checkpoint.device, seed)
 
-    def fit(
+    def fitting(
         self,
         observation: Observation,
         pose: str,
         seed: int = 0,
         start: Tensor | None = None,
-        tell: Tell = lambda *_: None,
-    ) -> Fit:
+        tell: Tell = _nothing,
+        look: Look = _nothing,
+    ) -> Steps[Fit]:
         """The MAP code and placement by Levenberg-Marquardt; `start` (L,) is a code to try first."""
-        starts = self.screen(observation, pose, seed, self.start_shapes(start))
+        starts = yield from self.screening(observation, pose, seed, self.start_shapes(start))
         tell(0, self.effort.steps, None)
-        return self.fit_starts(observation, starts, self.checkpoint.prior, pose, seed + 2, tell)
+        look(starts.codes[0], starts.placements.of(slice(0, 1)))
+        prior = self.checkpoint.prior
+        return (yield from self.fitting_starts(observation, starts, prior, pose, seed + 2, tell, look))
+
+    fit = to_the_end(fitting)
 
     def start_shapes(self, first: Tensor | None = None) -> StartShapes:
         """The training shapes, and before them the shape of the code `first` (L,) if there is one."""
@@ -136,25 +152,28 @@ class Fitter:
             torch.cat([grid, shapes.grids]),
         )
 
-    def screen(self, observation: Observation, pose: str, seed: int, shapes: StartShapes) -> Starts:
+    def screening(self, observation: Observation, pose: str, seed: int, shapes: StartShapes) -> Steps[Starts]:
         """The best placements of the best start shapes, few of each shape, best first."""
         effort, device = self.effort, self.checkpoint.device
         few = self.rows(observation, effort.screened_rows, seed)
         some = self.rows(observation, effort.moved_rows, seed + 1)
         surface = torch.from_numpy(observation.surface).float().to(device)
-        found = screened(shapes, pose, few, some, surface, self.settings, effort.moved)
+        found = yield from screening(shapes, pose, few, some, surface, self.settings, effort.moved)
         best = found.of(_few_of_each(found, effort.per_shape)[: effort.rounds[0].problems])
         return Starts(shapes.codes[best.origin], best.placements)
 
-    def fit_starts(
+    screen = to_the_end(screening)
+
+    def fitting_starts(
         self,
         observation: Observation,
         starts: Starts,
         prior: CodePrior,
         pose: str,
         seed: int,
-        tell: Tell = lambda *_: None,
-    ) -> Fit:
+        tell: Tell = _nothing,
+        look: Look = _nothing,
+    ) -> Steps[Fit]:
         """Levenberg-Marquardt in rounds of ever fewer starts on ever more rows; the best end wins."""
         trace: list[Step] = []
         for number, one in enumerate(self.effort.rounds, start=1):
@@ -163,38 +182,50 @@ class Fitter:
             rows = self.rows(observation, one.rows, seed + number)
             problems = Problems.start(rows, starts.codes, starts.placements, pose, settings)
             solver = LevenbergMarquardt(self.checkpoint.decoder, prior, problems, settings)
-            self._run(solver, number, trace, tell)
+            yield from self._round(solver, number, trace, tell)
             best = solver.cost.argsort()
             starts = Starts(solver.codes[best], solver.placements.of(best))
+            look(starts.codes[0], starts.placements.of(slice(0, 1)))
         return _fit_of(solver, trace)
 
-    def _run(self, solver: LevenbergMarquardt, number: int, trace: list[Step], tell: Tell) -> None:
+    fit_starts = to_the_end(fitting_starts)
+
+    def _round(self, solver: LevenbergMarquardt, number: int, trace: list[Step], tell: Tell) -> Steps[None]:
         while not solver.finished:
-            solver.step()
+            yield solver
             best = int(solver.cost.argmin())
             residual = float(solver.residual[best])
             moving = int((~solver.finished_problems).sum())
             trace.append(Step(number, float(solver.cost[best]), residual, moving))
             tell(len(trace), self.effort.steps, residual)
 
-    def fit_adam(
-        self, observation: Observation, pose: str, seed: int = 0, tell: Tell = lambda *_: None
-    ) -> Fit:
+    def fitting_adam(
+        self,
+        observation: Observation,
+        pose: str,
+        seed: int = 0,
+        tell: Tell = _nothing,
+        look: Look = _nothing,
+    ) -> Steps[Fit]:
         """The published recipe, which knows no placement and is given that of the best screened start."""
         checkpoint = self.checkpoint
-        start = self.screen(observation, pose, seed, self.start_shapes()).of(
-            torch.tensor([0], device=checkpoint.device)
-        )
+        starts = yield from self.screening(observation, pose, seed, self.start_shapes())
+        start = starts.of(torch.tensor([0], device=checkpoint.device))
         rows = self.rows(observation, (3 * len(observation.surface), 2 * len(observation.free)), seed + 3)
         length = checkpoint.codes.shape[1]
         adam = Adam(checkpoint.decoder, rows, length, start.placements, checkpoint.clamping_distance, seed)
         while not adam.finished:
             adam.step()
             tell(adam.steps_taken, adam.steps, float(adam.residual[0]))
+            if adam.steps_taken % ADAM_LOOKS == 0:
+                look(adam.codes.detach()[0], start.placements)
+            yield None
         rows = self.rows(observation, self.effort.rounds[-1].rows, seed + 4)
         ended = Problems.start(rows, adam.codes.detach(), start.placements, "known", self.settings)
         judged = LevenbergMarquardt(checkpoint.decoder, checkpoint.prior, ended, self.settings)
         return replace(_fit_of(judged, []), steps=adam.steps)
+
+    fit_adam = to_the_end(fitting_adam)
 
 
 def _fit_of(solver: LevenbergMarquardt, trace: list[Step]) -> Fit:

@@ -15,6 +15,8 @@ state objects over a batch of problems: call `step` until `finished`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -250,7 +252,7 @@ class Linearisation:
     hessian: Tensor  # (B, D, D)
     residual: Tensor  # (B,) weighted mean |r|, the observation's unit
 
-    def of(self, picks: Tensor) -> Linearisation:
+    def of(self, picks: Tensor | slice) -> Linearisation:
         """Of the given problems."""
         return Linearisation(*(part[picks] for part in self._parts()))
 
@@ -261,13 +263,47 @@ class Linearisation:
             old[problems] = part
         return Linearisation(*out)
 
-    def joined(self, other: Linearisation) -> Linearisation:
-        """These problems, then the other's."""
-        pairs = zip(self._parts(), other._parts(), strict=True)
-        return Linearisation(*(torch.cat(pair) for pair in pairs))
+    @classmethod
+    def joined(cls, parts: Sequence[Linearisation]) -> Linearisation:
+        """All problems of the parts, in order."""
+        columns = zip(*(part._parts() for part in parts), strict=True)
+        return cls(*(torch.cat(column) for column in columns))
 
     def _parts(self) -> tuple[Tensor, ...]:
         return self.cost, self.gradient, self.hessian, self.residual
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a fit knows of each of its B problems."""
+
+    problems: Problems  # with the best codes and placements so far
+    start: Placements
+    model: Linearisation
+    steps_taken: Tensor  # (B,)
+    converged: Tensor  # (B,) bool
+    damping: Tensor  # (B,)
+    raised: Tensor  # (B,) factor of the damping at the next refusal
+
+    @classmethod
+    def joined(cls, parts: Sequence[_State]) -> _State:
+        """All problems of the parts, in order."""
+        return cls(
+            Problems.joined([part.problems for part in parts]),
+            Placements.joined([part.start for part in parts]),
+            Linearisation.joined([part.model for part in parts]),
+            torch.cat([part.steps_taken for part in parts]),
+            torch.cat([part.converged for part in parts]),
+            torch.cat([part.damping for part in parts]),
+            torch.cat([part.raised for part in parts]),
+        )
+
+    def of(self, picks: Tensor) -> _State:
+        """Of the given problems."""
+        return _State(
+            self.problems.of(picks), self.start.of(picks), self.model.of(picks), self.steps_taken[picks],
+            self.converged[picks], self.damping[picks], self.raised[picks],
+        )  # fmt: skip
 
 
 class LevenbergMarquardt:
@@ -276,8 +312,8 @@ class LevenbergMarquardt:
     The authors of DeepSDF name Gauss-Newton as future work (section 7). The Jacobian of all rows costs
     one backward pass (`Decoder.distance_and_gradients`), so a step costs about what one of Adam's does.
     Robust residuals by iteratively reweighted least squares; a step that does not lower E is taken back
-    and the damping raised, so the state held is always the best one. Problems may come (`add`) and go
-    (`keep`) between steps: none of them feels the others.
+    and the damping raised, so the state held is always the best one. Fits may be joined for a step and
+    parted after it (`joined`, `part_into`): no problem feels the others.
     """
 
     def __init__(
@@ -285,13 +321,49 @@ class LevenbergMarquardt:
     ) -> None:
         self.fields, self.prior = fields, prior
         self.settings = settings or FitSettings()
-        self.problems = problems  # with the best codes and placements so far
-        self._start = problems.placements
-        self.steps_taken = torch.zeros_like(problems.steps)
-        self._converged = torch.zeros_like(problems.steps, dtype=torch.bool)
-        self._damping = torch.full_like(problems.huber, self.settings.damping)
-        self._raise = torch.full_like(problems.huber, 2.0)  # factor of the damping at the next refusal
-        self._model = self._linearise(problems, self._start)
+        steps = torch.zeros_like(problems.steps)
+        self._state = _State(
+            problems,
+            problems.placements,
+            self._linearise(problems, problems.placements),
+            steps_taken=steps,
+            converged=torch.zeros_like(steps, dtype=torch.bool),
+            damping=torch.full_like(problems.huber, self.settings.damping),
+            raised=torch.full_like(problems.huber, 2.0),
+        )
+
+    @classmethod
+    def joined(cls, fits: Sequence[LevenbergMarquardt]) -> LevenbergMarquardt:
+        """One fit of the problems of all, in order; they have fields, prior and settings in common."""
+        together = copy(fits[0])
+        together._state = _State.joined([fit._state for fit in fits])
+        return together
+
+    def part_into(self, fits: Sequence[LevenbergMarquardt]) -> None:
+        """Give the fits that were joined into this one what has become of their problems."""
+        first, state = 0, self._state
+        for fit in fits:
+            own = slice(first, first := first + len(fit.problems))
+            fit._state = _State(
+                # The rows never change: their own are kept, which many problems may share.
+                replace(fit.problems, codes=self.codes[own], placements=self.placements.of(own)),
+                fit._state.start,
+                state.model.of(own),
+                state.steps_taken[own],
+                state.converged[own],
+                state.damping[own],
+                state.raised[own],
+            )
+
+    @property
+    def problems(self) -> Problems:
+        """The problems, with the best codes and placements so far."""
+        return self._state.problems
+
+    @property
+    def steps_taken(self) -> Tensor:
+        """Steps that each problem has tried (B,)."""
+        return self._state.steps_taken
 
     @property
     def codes(self) -> Tensor:
@@ -306,84 +378,63 @@ class LevenbergMarquardt:
     @property
     def cost(self) -> Tensor:
         """E of each problem (B,)."""
-        return self._model.cost
+        return self._state.model.cost
 
     @property
     def hessian(self) -> Tensor:
         """Gauss-Newton Hessian of E (B, L + 7, L + 7); of what is not solved for, zero."""
-        return self._model.hessian
+        return self._state.model.hessian
 
     @property
     def residual(self) -> Tensor:
         """Weighted mean |r| of each problem (B,), the observation's unit."""
-        return self._model.residual
+        return self._state.model.residual
 
     @property
     def finished_problems(self) -> Tensor:
         """Which problems have converged or spent their steps, (B,) bool."""
-        return self._converged | (self.steps_taken >= self.problems.steps)
+        return self._state.converged | (self.steps_taken >= self.problems.steps)
 
     @property
     def finished(self) -> bool:
         """Whether every problem has."""
         return bool(self.finished_problems.all())
 
-    def add(self, problems: Problems) -> None:
-        """Take further problems into the batch; they come after those that are there."""
-        other = LevenbergMarquardt(self.fields, self.prior, problems, self.settings)
-        self.problems = Problems.joined([self.problems, other.problems])
-        self._start = Placements.joined([self._start, other._start])
-        self.steps_taken = torch.cat([self.steps_taken, other.steps_taken])
-        self._converged = torch.cat([self._converged, other._converged])
-        self._damping = torch.cat([self._damping, other._damping])
-        self._raise = torch.cat([self._raise, other._raise])
-        self._model = self._model.joined(other._model)
-
-    def keep(self, picks: Tensor) -> None:
-        """Go on with the given problems (indices) alone."""
-        self.problems, self._start = self.problems.of(picks), self._start.of(picks)
-        self.steps_taken, self._converged = self.steps_taken[picks], self._converged[picks]
-        self._damping, self._raise = self._damping[picks], self._raise[picks]
-        self._model = self._model.of(picks)
-
     def step(self) -> None:
-        """Try one damped Gauss-Newton step on every unfinished problem."""
+        """Try one damped Gauss-Newton step on every unfinished problem. If it raises, nothing has changed."""
         active = (~self.finished_problems).nonzero().squeeze(1)
-        now, model = self.problems.of(active), self._model.of(active)
-        move = self._solve(model, self._damping[active])
+        state = self._state.of(active)
+        now, model = state.problems, state.model
+        move = self._solve(model, state.damping)
         length = now.codes.shape[1]
         there = replace(
             now,
             codes=now.codes + move[:, :length],
             placements=now.placements.moved(now.freedom * move[:, length:]),
         )
-        tried = self._linearise(there, self._start.of(active))
+        tried = self._linearise(there, state.start)
         better = tried.cost < model.cost
         small = better & (model.cost - tried.cost < self.settings.tolerance * model.cost)
-        self._take(active[better], there.of(better), tried.of(better))
-        self._adapt(active, better, (model.cost - tried.cost) / _promised(model, move))
-        self._converged[active] = small | (self._damping[active] > 1e4)
-        self.steps_taken[active] += 1
+        damping, raised = _adapted(state, better, (model.cost - tried.cost) / _promised(model, move))
+        taken = self._taken(active[better], there.of(better), tried.of(better))
+        self._state = replace(
+            taken,
+            steps_taken=taken.steps_taken.index_add(0, active, torch.ones_like(active)),
+            converged=taken.converged.index_put((active,), small | (damping > 1e4)),
+            damping=taken.damping.index_put((active,), damping),
+            raised=taken.raised.index_put((active,), raised),
+        )
 
-    def _adapt(self, active: Tensor, better: Tensor, gain: Tensor) -> None:
-        """Less damping the better the model foretold the decrease, ever more at refusals in a row.
-
-        Nielsen, "Damping parameter in Marquardt's method", IMM-REP-1999-05, section 3.
-        """
-        shrink = (1 - (2 * gain - 1) ** 3).clamp(1 / 5, 2)
-        damping = self._damping[active] * torch.where(better, shrink, self._raise[active])
-        self._damping[active] = damping.clamp(1e-6, 1e6)
-        self._raise[active] = torch.where(better, 2.0, 2 * self._raise[active])
-
-    def _take(self, which: Tensor, there: Problems, model: Linearisation) -> None:
-        codes, placements = self.problems.codes.clone(), self.problems.placements
+    def _taken(self, which: Tensor, there: Problems, model: Linearisation) -> _State:
+        """The state with the given problems moved."""
+        state, placements = self._state, self.problems.placements
         parts = [placements.log_scale.clone(), placements.rotation.clone(), placements.translation.clone()]
-        codes[which] = there.codes
         new = there.placements.log_scale, there.placements.rotation, there.placements.translation
         for old, part in zip(parts, new, strict=True):
             old[which] = part
-        self.problems = replace(self.problems, codes=codes, placements=Placements(*parts))
-        self._model = self._model.updated(which, model)
+        codes = self.problems.codes.index_put((which,), there.codes)
+        problems = replace(self.problems, codes=codes, placements=Placements(*parts))
+        return replace(state, problems=problems, model=state.model.updated(which, model))
 
     def _solve(self, model: Linearisation, damping: Tensor) -> Tensor:
         diagonal = model.hessian.diagonal(dim1=1, dim2=2)
@@ -441,6 +492,16 @@ class LevenbergMarquardt:
         by_point = _gradient_beyond_ball(by_point, points)
         by_move = gradient_by_move(by_point, scaled, offsets)
         return distances + beyond, torch.cat([by_code, by_move], dim=-1), beyond
+
+
+def _adapted(state: _State, better: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
+    """Less damping the better the model foretold the decrease, ever more at refusals in a row, (B,) each.
+
+    Nielsen, "Damping parameter in Marquardt's method", IMM-REP-1999-05, section 3.
+    """
+    shrink = (1 - (2 * gain - 1) ** 3).clamp(1 / 5, 2)
+    damping = state.damping * torch.where(better, shrink, state.raised)
+    return damping.clamp(1e-6, 1e6), torch.where(better, 2.0, 2 * state.raised)
 
 
 def _promised(model: Linearisation, move: Tensor) -> Tensor:

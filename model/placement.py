@@ -57,7 +57,7 @@ class Placements:
         """Canonical units a unit of the observation, (B,)."""
         return self.log_scale.exp()
 
-    def of(self, picks: Tensor) -> Placements:
+    def of(self, picks: Tensor | slice) -> Placements:
         """The given ones."""
         return Placements(self.log_scale[picks], self.rotation[picks], self.translation[picks])
 

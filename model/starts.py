@@ -9,12 +9,14 @@ into place by Levenberg-Marquardt, still on the grids.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
+from model.batch import Steps
 from model.decoder import Decoder
 from model.latent import CodePrior, FitSettings, LevenbergMarquardt, Problems, Rows, objective
 from model.placement import Placements, rotations_all_around, yaws
@@ -176,9 +178,9 @@ def hypotheses(starts: StartShapes, surface: Tensor, rotations: Tensor, numbers:
     return Hypotheses(numbers[:, None, None, None].expand(shape).reshape(-1), placements, turn)
 
 
-def screened(
+def screening(
     starts: StartShapes, pose: str, few: Rows, some: Rows, surface: Tensor, settings: FitSettings, kept: int
-) -> Hypotheses:
+) -> Steps[Hypotheses]:
     """The best hypotheses, best first, moved into place on the grids.
 
     `few` and `some` are rows of the observation (B = 1): for all hypotheses, and for the `kept` best, of
@@ -189,26 +191,28 @@ def screened(
     if pose == "free" and len(starts) > FREE_SHAPES:
         numbers = starts.spread(FREE_SHAPES)
     tried = hypotheses(starts, surface, turns(pose, device), numbers)
-    cost = _costs(starts, few, tried, settings)
+    cost = yield from _costs(starts, few, tried, settings)
     tried = _distinct(tried.of(cost.argsort()), kept)
     problems = Problems.start(some, tried.origin[:, None].float(), tried.placements, pose, settings)
     fit = LevenbergMarquardt(starts, _flat_prior(device), problems, settings)
     while not fit.finished:
-        fit.step()
+        yield fit
     order = fit.cost.argsort()
     return Hypotheses(tried.origin[order], fit.placements.of(order), tried.turn[order])
 
 
+@cache
 def _flat_prior(device: torch.device) -> CodePrior:
     return CodePrior(torch.zeros(1, device=device), torch.zeros(1, 1, device=device))
 
 
-def _costs(starts: StartShapes, rows: Rows, tried: Hypotheses, settings: FitSettings) -> Tensor:
+def _costs(starts: StartShapes, rows: Rows, tried: Hypotheses, settings: FitSettings) -> Steps[Tensor]:
     costs, prior = [], _flat_prior(rows.points.device)
     for part in torch.arange(len(tried), device=rows.points.device).split(max(1, LOOKUPS // (8 * len(rows)))):
         one = tried.of(part)
         problems = Problems.start(rows, one.origin[:, None].float(), one.placements, "known", settings)
         costs.append(objective(starts, prior, problems, settings))
+        yield None
     return torch.cat(costs)
 
 

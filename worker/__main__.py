@@ -1,40 +1,40 @@
-"""`python -m worker`: load every model once, then listen."""
+"""`python -m worker`: load the models once, then listen."""
 
 from __future__ import annotations
 
 import logging
 import sys
-import time
 
+from app import logs, tracing
 from app.queue import connect
 from app.settings import Settings, get_settings
 from worker.listener import Listener
 
 log = logging.getLogger("worker")
 
+SLOTS = {"cuda": 16, "cpu": 1}
+"""Completions in one batch unless the setting says otherwise: one keeps a CPU busy, and a GPU hardly."""
+
 
 def main() -> int:
     """Returns 0 after a requested stop, 1 when there is nothing to serve."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)-8s worker: %(message)s")
+    logs.configure("worker")
+    tracing.configure("deepsdf-worker")
     settings = get_settings()
-    if not _load(settings):
+    if (slots := _load(settings)) == 0:
         return 1
-    Listener(connect(settings, patience_s=10), settings).listen()
+    Listener(connect(settings, patience_s=10), settings, slots).listen()
     return 0
 
 
 def _load(settings: Settings) -> int:
-    """Load every checkpoint before anyone hears of this worker; how many there were."""
-    from worker.tasks import completer
+    """Load models before anyone hears of this worker; how many completions it does at a time, or 0."""
+    from worker.tasks import completer, models
 
-    names = sorted(card.parent.name for card in settings.checkpoints_dir.glob("*/card.json"))
-    for name in names:
-        start = time.perf_counter()
-        device = completer(name).checkpoint.device
-        log.info("model %s loaded on %s in %.1f s", name, device, time.perf_counter() - start)
-    if not names:
+    if not (names := models().load_all()):
         log.error("there is no checkpoint in %s", settings.checkpoints_dir.resolve())
-    return len(names)
+        return 0
+    return settings.batch_slots or SLOTS.get(completer(names[-1]).checkpoint.device.type, 1)
 
 
 if __name__ == "__main__":

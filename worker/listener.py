@@ -1,143 +1,210 @@
-"""An RQ worker that never forks, keeps its models loaded, and holds its work by a short lease.
+"""A worker that never forks, keeps its models loaded, and does several completions as one batch.
 
-RQ's SimpleWorker sends no heartbeat while it works, so a killed one is noticed only after the job's whole
-timeout. Ours has a thread that renews a lease of seconds, and gives away the work of those who stopped.
+RQ gives the records, the registration of workers and the retries. The loop is our own: between two steps of
+what is in hand the worker takes in more, drops what was cancelled, and settles what has ended.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import time
+from dataclasses import dataclass
 from threading import Event, Thread, Timer
+from types import FrameType
 from typing import Any
 
+import torch
 from redis import Redis
+from redis.client import Pipeline
 from redis.exceptions import RedisError
-from rq import Queue, SimpleWorker, worker_registration
-from rq.executions import Execution
+from rq import SimpleWorker, worker_registration
 from rq.job import Job, JobStatus
-from rq.registry import StartedJobRegistry
+from rq.job_lifecycle import format_exc_info
+from rq.utils import now
 
-from app.queue import QUEUE, SERIALIZER
+from app.queue import QUEUE, SERIALIZER, CompletionQueue, connect
 from app.settings import Settings
-from worker.progress import Interrupted, draining
+from model.batch import Batch, Ended
+from worker.leases import Lease, LeaseLost, Leases
+from worker.progress import Interrupted, Reporter
 
 log = logging.getLogger(__name__)
 
-SWEEP_LOCK = "deepsdf:sweep"
+IDLE_S = 1.0
+"""How long an idle worker waits for work before it looks whether someone else's limit has become free."""
+
+HANGS_S = 60.0
+"""Seconds beyond a deadline without any sign of a completion until the whole process is given up."""
+
+
+@dataclass
+class Work:
+    """One completion in hand."""
+
+    lease: Lease
+    reporter: Reporter
+
+    @property
+    def job(self) -> Job:
+        """Its record."""
+        return self.lease.job
 
 
 class Listener(SimpleWorker):
-    """Takes one completion after the other, until it is asked to stop."""
+    """Takes completions from the queue, up to `slots` at a time, until it is asked to stop."""
 
-    max_connection_wait_time = 2.0
+    def __init__(self, connection: Redis, settings: Settings, slots: int = 1) -> None:
+        super().__init__([QUEUE], connection=connection, serializer=SERIALIZER)
+        self.settings, self.slots = settings, slots
+        # What is asked at every step must not wait for a queue that is away.
+        hasty = connect(settings, patience_s=0)
+        self.queue = CompletionQueue(hasty, settings)
+        lasting = CompletionQueue(connection, settings)
+        self.leases = Leases(connection, lasting, self.name, settings.lease_s)
+        self.glances = Leases(hasty, self.queue, self.name, settings.lease_s)
+        self.batch: Batch[str, dict[str, Any]] = Batch()
+        self.in_hand: dict[str, Work] = {}
+        self.turned = time.monotonic()
+        self.draining, self.ended = Event(), Event()
 
-    def __init__(self, connection: Redis, settings: Settings) -> None:
-        # RQ waits worker_ttl - 15 seconds for work before it looks around.
-        super().__init__([QUEUE], connection=connection, serializer=SERIALIZER, worker_ttl=20)
-        self.settings = settings
-        self.log_result_lifespan = False
-        self.ended = Event()
+    def listen(self, burst: bool = False) -> None:
+        """Register, which says that the models are loaded, and work until SIGTERM or SIGINT.
 
-    def listen(self) -> None:
-        """Register, which says that the models are loaded, and work until SIGTERM or SIGINT."""
-        Thread(target=self._keep_lease, name="lease", daemon=True).start()
+        In a burst it ends when there is nothing to do any more.
+        """
+        self.bootstrap("WARNING")
+        self._install_signal_handlers()  # type: ignore[no-untyped-call]
+        Thread(target=self._keep_leases, name="leases", daemon=True).start()
         try:
-            self.work(logging_level="WARNING")
+            while self._has_work(burst):
+                self._turn()
         finally:
             self.ended.set()
+            self.teardown()  # type: ignore[no-untyped-call]
 
-    # The lease
+    # One turn after the other
 
-    def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
-        """Every heartbeat of RQ's promises no more than the lease."""
-        super().heartbeat(self.settings.lease_s, pipeline)
+    def _has_work(self, burst: bool) -> bool:
+        """Take in what there is room for; wait where there is nothing. False once it is time to go."""
+        while not self._stop_requested:
+            try:
+                self._fill()
+                if self.in_hand or burst:
+                    break
+                self.queue.wait(IDLE_S)
+            except RedisError as error:
+                if self.in_hand:
+                    break
+                log.warning("the queue cannot be reached: %s", error)
+                self.ended.wait(IDLE_S / 2)
+        return bool(self.in_hand)
 
-    def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:
-        """The same for the job in hand."""
-        return self.settings.lease_s
+    def _fill(self) -> None:
+        while len(self.in_hand) < self.slots and not self._stop_requested:
+            if (job := self.queue.claim()) is None:
+                return
+            self._begin(job)
 
-    def _keep_lease(self) -> None:
+    def _begin(self, job: Job) -> None:
+        if (lease := self.leases.take(job)) is None:
+            log.info("completion %s was cancelled before it began", job.id)
+            return
+        work = Work(lease, Reporter(lease, self.glances, self.settings.deadline_s, self.draining))
+        self.in_hand[job.id] = work
+        self.batch.add(job.id, job.func(*job.args, work.reporter))
+
+    def _turn(self) -> None:
+        """One step of everything in hand."""
+        self.turned = time.monotonic()
+        for completion_id, work in list(self.in_hand.items()):
+            try:
+                work.reporter.look()
+            except Exception as why:
+                self._end(self.batch.drop(completion_id, why))
+        for ended in self.batch.turn():
+            self._end(ended)
+
+    # How a completion ends
+
+    def _end(self, ended: Ended[str, dict[str, Any]] | None) -> None:
+        if ended is None:
+            return
+        work = self.in_hand.pop(ended.key)
+        try:
+            if not self._settled(work, ended):
+                log.warning("completion %s was cancelled, or taken over by another worker", ended.key)
+        except RedisError as error:
+            log.error("how completion %s ended cannot be told, it will be done again: %s", ended.key, error)
+
+    def _settled(self, work: Work, ended: Ended[str, dict[str, Any]]) -> bool:
+        """Write how it ended. False if it is not ours any more."""
+        if ended.error is None:
+            return self.leases.settle(work.lease, lambda pipe: self._succeed(work.job, ended.result, pipe))
+        if isinstance(ended.error, LeaseLost):
+            return False
+        if isinstance(ended.error, Interrupted):
+            log.warning("completion %s given back to the queue", ended.key)
+            return self.leases.give_back(work.lease, costs_a_retry=False)
+        log.error("completion %s broke", ended.key, exc_info=ended.error)
+        if work.job.retries_left:
+            return self.leases.give_back(work.lease, costs_a_retry=True)
+        return self.leases.settle(work.lease, lambda pipe: self._fail(work.job, ended.error, pipe))
+
+    def _succeed(self, job: Job, outcome: dict[str, Any] | None, pipe: Pipeline) -> None:
+        job.ended_at, job._result = now(), outcome
+        ttl = job.get_result_ttl(self.default_result_ttl)
+        job._handle_success(ttl, pipeline=pipe, worker_name=self.name)
+        job.cleanup(ttl, pipeline=pipe, remove_from_queue=False)
+
+    def _fail(self, job: Job, error: Exception | None, pipe: Pipeline) -> None:
+        job.ended_at = now()
+        job.set_status(JobStatus.FAILED, pipeline=pipe)
+        told = format_exc_info((type(error), error, error.__traceback__ if error else None))
+        job._handle_failure(told, pipeline=pipe, worker_name=self.name)
+
+    # The thread that says that we live, and looks who does not
+
+    def _keep_leases(self) -> None:
         while not self.ended.wait(self.settings.lease_s / 4):
             try:
                 self._renew()
-                self._sweep()
+                self.leases.sweep()
+                worker_registration.clean_worker_registry(self.queues[0])
             except RedisError as error:
                 log.warning("the queue cannot be reached: %s", error)
             except Exception:
                 log.exception("the lease thread goes on after an error")
+            self._give_up_if_hanging()
 
     def _renew(self) -> None:
-        if self.birth_date is None:
-            return  # not registered yet
-        for execution in list(self.executions.values()):
-            self.maintain_heartbeats(execution.job, execution)
-        self.heartbeat()
+        self.leases.renew([work.lease for work in list(self.in_hand.values())])
+        self.heartbeat(self.settings.lease_s)
         worker_registration.register(self)
+        self.queue.tell_facts(self.name, self._facts(), ttl_s=2 * self.settings.lease_s)
 
-    # The work of those who stopped
+    def _facts(self) -> dict[str, float]:
+        """What the metrics tell of this worker."""
+        facts = {"batch_size": float(len(self.in_hand))}
+        if torch.cuda.is_available():
+            facts["gpu_memory_bytes"] = float(torch.cuda.memory_reserved())
+        return facts
 
-    def run_maintenance_tasks(self) -> None:
-        """Replaced by the sweep: RQ's own takes a lock that a killed worker holds for 15 minutes."""
-
-    def _sweep(self) -> None:
-        """Queue again what a killed worker had in hand; one worker at a time does this."""
-        if not self.connection.set(SWEEP_LOCK, self.name, nx=True, px=self.settings.lease_s * 250):
-            return
-        queue = self.queues[0]
-        queue.started_job_registry.cleanup()
-        self._requeue_stuck(queue)
-        worker_registration.clean_worker_registry(queue)
-
-    def _requeue_stuck(self, queue: Queue) -> None:
-        """A worker killed between taking a completion and starting it leaves it in RQ's intermediate list."""
-        waiting = queue.intermediate_queue
-        for completion_id in waiting.get_job_ids():
-            marker = f"{waiting.get_first_seen_key(completion_id)}:lease"
-            seen = self.connection.set(marker, 1, nx=True, ex=10 * self.settings.lease_s)
-            if seen or self.connection.ttl(marker) > 9 * self.settings.lease_s:
-                continue
-            job = queue.fetch_job(completion_id)
-            with self.connection.pipeline() as pipe:
-                pipe.lrem(waiting.key, 1, completion_id)
-                pipe.delete(marker)
-                if job is not None and job.get_status() is JobStatus.QUEUED:
-                    queue.push_job_id(completion_id, pipeline=pipe, at_front=True)
-                pipe.execute()
-
-    # One completion
-
-    def execute_job(self, job: Job, queue: Queue) -> None:
-        """Leave alone what was cancelled, or done by another worker, between queue and hand."""
-        if job.get_status() is not JobStatus.QUEUED:
-            queue.intermediate_queue.remove(job.id)
-            return
-        super().execute_job(job, queue)
-
-    def handle_job_success(
-        self, job: Job, queue: Queue, started_job_registry: StartedJobRegistry, execution: Execution
-    ) -> None:
-        """Drop the outcome if the lease was lost meanwhile: then another worker has the completion."""
-        if self.connection.zscore(started_job_registry.key, execution.composite_key) is None:
-            log.warning("completion %s was taken over by another worker", job.id)
-            self.executions.pop(execution.id, None)
-            return
-        super().handle_job_success(job, queue, started_job_registry, execution)
+    def _give_up_if_hanging(self) -> None:
+        """A completion that does not even come to its deadline can only be ended with the process."""
+        if self.in_hand and time.monotonic() - self.turned > self.settings.deadline_s + HANGS_S:
+            log.critical("nothing moves any more: %s", ", ".join(self.in_hand))
+            os._exit(1)
 
     # Stopping
 
-    def handle_warm_shutdown_request(self) -> None:
-        """Finish what is in hand if that is soon, else give it back."""
-        timer = Timer(self.settings.drain_s, draining.set)
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:
+        """Take in nothing more; finish what is in hand if that is soon, else give it back."""
+        log.info("stopping: %d completions in hand", len(self.in_hand))
+        self._stop_requested = True
+        timer = Timer(self.settings.drain_s, self.draining.set)
         timer.daemon = True
         timer.start()
 
-    def handle_exception(self, job: Job, *exc_info: Any) -> None:
-        """A completion given back has not failed, and keeps its number of attempts."""
-        if isinstance(exc_info[1], Interrupted):
-            log.warning("completion %s given back to the queue", job.id)
-            job.retries_left = (job.retries_left or 0) + 1
-            return
-        super().handle_exception(job, *exc_info)
-
     def subscribe(self) -> None:
-        """No commands by publish/subscribe: cancellation goes by key, stopping by signal."""
+        """No commands by publish/subscribe: cancellation goes by lease, stopping by signal."""

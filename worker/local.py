@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from app.scans import Scan
     from model.completion import Completion
 
-OPTIONS = {name: field for name, field in CompletionOptions.model_fields.items() if name != "start_from"}
-"""There are no ids here: `--start` takes the place of `start_from`."""
+OF_THE_QUEUE = ("start_from", "priority")
+OPTIONS = {name: field for name, field in CompletionOptions.model_fields.items() if name not in OF_THE_QUEUE}
+"""There are neither ids nor others here: `--start` takes the place of `start_from`."""
 
 
 class BadReport(Exception):
@@ -122,7 +123,8 @@ def _run(scan: Scan, options: CompletionOptions, start: list[float] | None) -> C
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from model import completion
-    from worker.tasks import run
+    from model.batch import alone
+    from worker.tasks import completing
 
     words = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %")
     with Progress(*words, TimeElapsedColumn(), console=Console(stderr=True)) as bar:
@@ -134,7 +136,7 @@ def _run(scan: Scan, options: CompletionOptions, start: list[float] | None) -> C
                 task, completed=step.fraction, description=f"{step.phase} {step.step}/{step.steps}{residual}"
             )
 
-        return run(scan, options, show, start)
+        return alone(completing(scan, options, show, start))
 
 
 def _write(done: Completion, given: argparse.Namespace, draco: bool) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from redis.exceptions import RedisError
-from rq.job import Job
 
-from app.queue import cancel_key
+from worker.leases import Lease, LeaseLost, Leases
 
 if TYPE_CHECKING:
     from model.completion import Progress
@@ -17,12 +16,8 @@ if TYPE_CHECKING:
 INTERVAL_S = 0.2
 """At most five reports a second: each one writes the whole meta dictionary."""
 
-draining = Event()
-"""Set when this process must give its completion back."""
-
-
-class Cancelled(Exception):
-    """The client wants no result any more."""
+LOOK_S = 0.05
+"""How often a completion looks whether its lease still holds: that is how it hears of being cancelled."""
 
 
 class DeadlinePassed(Exception):
@@ -34,15 +29,19 @@ class Interrupted(Exception):
 
 
 class Reporter:
-    """The `on_step` of one completion: the only writer of its record while it runs."""
+    """The `on_step` of one completion: the only writer of its record while it runs.
 
-    def __init__(self, job: Job, deadline_s: float) -> None:
-        self.job = job
+    `draining` is set when this worker must give back what it has in hand.
+    """
+
+    def __init__(self, lease: Lease, leases: Leases, deadline_s: float, draining: Event) -> None:
+        self.lease, self.leases, self.draining = lease, leases, draining
+        self.meta = lease.job.meta
         self.deadline = time.monotonic() + deadline_s
-        self.next_report = 0.0
+        self.next_report = self.next_look = 0.0
 
     def __call__(self, progress: Progress) -> None:
-        """Tell the progress. Raises Cancelled, DeadlinePassed or Interrupted to end the completion."""
+        """Tell the progress. Raises LeaseLost, DeadlinePassed or Interrupted to end the completion."""
         self.tell(
             progress.phase, progress.step, progress.steps, residual=progress.residual, share=progress.fraction
         )
@@ -51,27 +50,38 @@ class Reporter:
         self, phase: str, step: int = 0, steps: int = 0, *, residual: float | None = None, share: float = 0.0
     ) -> None:
         """As above, in plain words."""
+        self.meta |= {"phase": phase, "step": step, "steps": steps, "residual": residual, "progress": share}
+        if time.monotonic() >= self.next_report:
+            self.next_report = time.monotonic() + INTERVAL_S
+            self.next_look = time.monotonic() + LOOK_S
+            self._write()
+        self.look()
+
+    def preview(self) -> None:
+        """Tell at once that there is a new preview."""
+        self.meta["preview"] = self.meta.get("preview", 0) + 1
+        self._write()
+
+    def look(self) -> None:
+        """Raise LeaseLost, DeadlinePassed or Interrupted where it is time to end."""
         if time.monotonic() > self.deadline:
             raise DeadlinePassed
-        if draining.is_set():
+        if self.draining.is_set():
             raise Interrupted
-        if time.monotonic() < self.next_report:
+        if time.monotonic() < self.next_look:
             return
-        self.next_report = time.monotonic() + INTERVAL_S
-        known: dict[str, Any] = {
-            "phase": phase,
-            "step": step,
-            "steps": steps,
-            "residual": residual,
-            "progress": share,
-        }
+        self.next_look = time.monotonic() + LOOK_S
         try:
-            self._exchange(known)
+            held = self.leases.holds(self.lease)
         except RedisError:
             return  # the completion goes on without an audience
+        if not held:
+            raise LeaseLost
 
-    def _exchange(self, known: dict[str, Any]) -> None:
-        self.job.meta.update(known)
-        self.job.save_meta()  # type: ignore[no-untyped-call]
-        if self.job.connection.exists(cancel_key(self.job.id)):
-            raise Cancelled
+    def _write(self) -> None:
+        try:
+            held = self.leases.write(self.lease, self.meta)
+        except RedisError:
+            return
+        if not held:
+            raise LeaseLost

@@ -4,62 +4,81 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-from rq import get_current_job
-from rq.timeouts import JobTimeoutException
+import numpy as np
 
+from app import tracing
 from app.scans import Scan
 from app.schemas import MESH_FORMATS, CompletionOptions, Outcome
 from app.schemas import CompletionError as Failure
 from app.settings import get_settings
 from app.storage import Storage
-from model.checkpoint import BadCheckpoint, load_checkpoint
-from model.completion import Completer, Completion, CompletionError, Progress
-from model.mesh import export
+from model.batch import Steps, out_of_memory
+from model.checkpoint import BadCheckpoint
+from model.completion import Array, Completer, Completion, CompletionError, OnPreview, OnStep
+from model.mesh import Mesh, export
 from model.observation import View
-from worker.progress import Cancelled, DeadlinePassed, Reporter
+from worker.models import Models
+from worker.picture import picture
+from worker.progress import DeadlinePassed, Reporter
 
 log = logging.getLogger(__name__)
 
+LESS = "Try a lower `resolution` or fewer `samples`."
 LONG = ("trace", "code", "placement_covariance", "hypotheses")
 """Arrays of a report that only its file holds."""
 
 
-def complete_scan(completion_id: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Run one completion of the queue and return its `Outcome`.
+def complete_scan(completion_id: str, options: dict[str, Any], reporter: Reporter) -> Steps[dict[str, Any]]:
+    """Run one completion of the queue, pausing at each step, and return its `Outcome`.
 
-    Expected endings are returned; what is raised means that the service is broken and shall try again.
+    Expected endings are returned; what is raised means that the service is broken and shall try again, or
+    that this worker shall not go on (LeaseLost, Interrupted).
     """
-    job, settings = get_current_job(), get_settings()
-    if job is None:
-        raise RuntimeError("complete_scan runs inside a worker; worker.local runs without one")
-    storage, reporter = Storage(settings.data_dir), Reporter(job, settings.deadline_s)
+    meta = reporter.meta
+    with tracing.continued(meta.get("trace", {}), "complete_scan", completion=completion_id):
+        outcome = yield from _outcome(completion_id, options, reporter)
+    facts = {"completion_id": completion_id, "request_id": meta.get("request_id", "")}
+    log.info("completion %s %s", completion_id, outcome.status, extra=facts)
+    return outcome.model_dump(mode="json")
+
+
+def _outcome(completion_id: str, options: dict[str, Any], reporter: Reporter) -> Steps[Outcome]:
+    settings = get_settings()
+    storage = Storage(settings.data_dir)
+
+    def preview(mesh: Mesh, up: Array) -> None:
+        _preview(storage, completion_id, export(mesh, "glb", up=up), reporter)
+
     try:
         reporter.tell("read")
         scan, wanted = storage.load_scan(completion_id), CompletionOptions.model_validate(options)
-        completion = run(scan, wanted, reporter, _start(storage, wanted))
+        start, on_preview = _start(storage, wanted), preview if settings.previews else None
+        completion = yield from completing(scan, wanted, reporter, start, on_preview)
         report = completion.report.to_dict()
-        _store(storage, completion_id, completion, wanted.draco, reporter)
+        yield from _storing(storage, completion_id, completion, wanted.draco, reporter)
         storage.save_report(completion_id, report)
-        outcome = Outcome(status="succeeded", report=brief(report))
-    except Cancelled:
-        outcome = Outcome(status="cancelled")
+        points = np.concatenate([view.points for view in scan.views])
+        storage.save_picture(completion_id, picture(completion.mesh, points, completion.up))
+        return Outcome(status="succeeded", report=brief(report))
     except CompletionError as error:
-        outcome = _failed(error.code, error.detail)
-    except (DeadlinePassed, JobTimeoutException):
+        return _failed(error.code, error.detail)
+    except DeadlinePassed:
         allowed = f"The completion was stopped after {settings.deadline_s:g} seconds."
-        outcome = _failed("deadline_passed", f"{allowed} Try a lower `resolution` or fewer points.")
+        return _failed("deadline_passed", f"{allowed} Try a lower `resolution` or fewer points.")
     except BadCheckpoint as error:
         log.error("%s", error)
-        outcome = _failed("unknown_model", f"This worker cannot load the model {options['model']!r}.")
+        return _failed("unknown_model", f"This worker cannot load the model {options['model']!r}.")
     except FileNotFoundError:
-        outcome = _failed("scan_missing", "The stored scan is gone. Send it again.")
-    log.info("completion %s %s", completion_id, outcome.status)
-    return outcome.model_dump(mode="json")
+        return _failed("scan_missing", "The stored scan is gone. Send it again.")
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        log.error("completion %s needs more memory than there is: %s", completion_id, error)
+        return _failed("out_of_memory", "The completion needs more memory than the worker has. " + LESS)
 
 
 def _start(storage: Storage, options: CompletionOptions) -> list[float] | None:
@@ -74,16 +93,18 @@ def _start(storage: Storage, options: CompletionOptions) -> list[float] | None:
     return code
 
 
-def run(
+def completing(
     scan: Scan,
     options: CompletionOptions,
-    on_step: Callable[[Progress], None],
+    on_step: OnStep,
     start: Sequence[float] | None = None,
-) -> Completion:
+    on_preview: OnPreview | None = None,
+) -> Steps[Completion]:
     """Complete a scan with the model that the options name, from the code `start` (L,) if there is one."""
-    keywords = options.model_dump(exclude={"model", "start_from", "draco"})
+    keywords = options.model_dump(exclude={"model", "start_from", "draco", "priority"})
     keywords["up"] = up_of(scan, options)
-    return completer(options.model).complete(views_of(scan), start=start, on_step=on_step, **keywords)
+    method = completer(options.model)
+    return method.completing(views_of(scan), start=start, on_step=on_step, on_preview=on_preview, **keywords)
 
 
 def views_of(scan: Scan) -> list[View]:
@@ -106,9 +127,19 @@ def brief(report: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in report.items() if name not in LONG}
 
 
-def _store(
+def _preview(storage: Storage, completion_id: str, mesh: bytes, reporter: Reporter) -> None:
+    """A completion does not fail because there is no room for its previews."""
+    try:
+        storage.save_preview(completion_id, mesh)
+    except OSError as error:
+        log.warning("no preview of completion %s: %s", completion_id, error)
+    else:
+        reporter.preview()
+
+
+def _storing(
     storage: Storage, completion_id: str, completion: Completion, draco: bool, reporter: Reporter
-) -> None:
+) -> Steps[None]:
     """Keep each mesh in every format, so that the API converts nothing."""
     meshes = [completion.mesh, *completion.alternatives]
     files = [(sample, format) for sample in range(len(meshes)) for format in MESH_FORMATS]
@@ -117,13 +148,19 @@ def _store(
         reporter.tell("export", step, len(files), residual=completion.report.residual, share=1.0)
         file = export(meshes[sample], format, up=completion.up, draco=draco)
         storage.save_mesh(completion_id, file, format, sample)
+        yield None
 
 
 @cache
-def completer(name: str) -> Completer:
-    """The trained model `name`, loaded once to a process. Raises BadCheckpoint."""
+def models() -> Models:
+    """The trained models of this process."""
     settings = get_settings()
-    return Completer(load_checkpoint(settings.checkpoints_dir / Path(name).name, settings.device))
+    return Models(settings.checkpoints_dir, settings.device, settings.model_memory_bytes)
+
+
+def completer(name: str) -> Completer:
+    """The trained model `name`. Raises BadCheckpoint."""
+    return models().get(name)
 
 
 def _failed(code: str, detail: str) -> Outcome:

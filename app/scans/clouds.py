@@ -1,4 +1,4 @@
-"""Point clouds: PLY, XYZ, NPY and NPZ.
+"""Point clouds: PLY, XYZ, CSV, NPY and NPZ.
 
 PLY is read here and not by a library: its header is data from outside, and we want to know how many
 bytes the rows take before anyone allocates for them.
@@ -70,7 +70,7 @@ def read_ply(data: bytes, max_points: int) -> tuple[ScanView, list[str]]:
     view = ScanView(
         points=_stacked(columns, ("x", "y", "z")),
         normals=normals,
-        colors=None if colors is None else _colors(colors, shares),
+        colors=None if colors is None else colors_of(colors, shares),
     )
     return view, []
 
@@ -112,7 +112,7 @@ def _binary_columns(data: bytes, header: PlyHeader) -> dict[str, NDArray[Any]]:
 
 
 def _ascii_columns(data: bytes, header: PlyHeader) -> dict[str, NDArray[Any]]:
-    rows = _table(data[header.body :], header.count, "invalid_ply")
+    rows = table(data[header.body :], header.count, "invalid_ply")
     if rows.shape != (header.count, len(header.columns)):
         expected = f"{header.count} rows of {len(header.columns)} numbers"
         raise ScanRefused("truncated_ply", f"The PLY header promises {expected}; the file has {rows.shape}.")
@@ -137,13 +137,48 @@ def read_xyz(data: bytes, max_points: int) -> tuple[ScanView, list[str]]:
     """
     if b"\0" in data:
         raise ScanRefused("invalid_xyz", "The XYZ file is not text.")
-    rows = _table(data.replace(b",", b" "), max_points + 1, "invalid_xyz")
+    rows = table(data.replace(b",", b" "), max_points + 1, "invalid_xyz")
     if len(rows) > max_points:
         raise too_many_points(len(rows), max_points)
     return _view_of_rows(rows, "invalid_xyz")
 
 
-def _table(text: bytes, max_rows: int, code: str) -> Floats:
+# CSV
+
+CSV_NAMES = {"normal_x": "nx", "normal_y": "ny", "normal_z": "nz", "r": "red", "g": "green", "b": "blue"}
+"""Other names of columns, to those that a PLY has."""
+
+
+def read_csv(data: bytes, max_points: int) -> tuple[ScanView, list[str]]:
+    """As XYZ, or with names in the first line: x, y, z, and maybe nx, ny, nz and red, green, blue."""
+    text = data.removeprefix(b"\xef\xbb\xbf").replace(b";", b",").replace(b"\t", b",")
+    first, _, rest = text.partition(b"\n")
+    names = [name.strip().strip('"').lower() for name in first.decode("latin-1").split(",")]
+    names = [CSV_NAMES.get(name, name) for name in names]
+    if not {"x", "y", "z"} <= set(names):
+        return read_xyz(text, max_points)
+    rows = table(rest.replace(b",", b" "), max_points + 1, "invalid_csv")
+    if len(rows) > max_points:
+        raise too_many_points(len(rows), max_points)
+    if rows.shape[1] != len(names):
+        told = f"The first line names {len(names)} columns and the rows have {rows.shape[1]}."
+        raise ScanRefused("invalid_csv", f"{told} Every row needs a number for each name.")
+    return view_of_columns({name: rows[:, i] for i, name in enumerate(names)}), []
+
+
+def view_of_columns(columns: dict[str, NDArray[Any]]) -> ScanView:
+    """Points x y z, normals nx ny nz and colours red green blue, the last as shares of 1 or up to 255."""
+    colors = _triple(columns, ("red", "green", "blue"))
+    shares = colors is not None and bool(((colors >= 0) & (colors <= 1)).all() and (colors % 1 != 0).any())
+    return ScanView(
+        points=_stacked(columns, ("x", "y", "z")),
+        normals=_triple(columns, ("nx", "ny", "nz")),
+        colors=None if colors is None else colors_of(colors, shares),
+    )
+
+
+def table(text: bytes, max_rows: int, code: str) -> Floats:
+    """Rows of numbers, up to so many. Raises ScanRefused with that code."""
     try:
         return np.loadtxt(io.BytesIO(text), max_rows=max_rows, ndmin=2, encoding="latin-1")
     except ValueError as error:
@@ -182,7 +217,7 @@ def _are_bytes(columns: Floats) -> bool:
     return columns.shape[1] == 3 and bool(whole.all())
 
 
-def _colors(values: NDArray[Any], shares: bool) -> Bytes:
+def colors_of(values: NDArray[Any], shares: bool) -> Bytes:
     """RGB (N, 3) of whole numbers up to 255; or, if `shares`, of shares of full brightness up to 1."""
     bright = np.nan_to_num(values.astype(np.float64)) * (255 if shares else 1)
     return np.clip(bright.round(), 0, 255).astype(np.uint8)
@@ -214,7 +249,7 @@ def read_npz(data: bytes, max_points: int) -> tuple[ScanView, list[str]]:
         view.points,
         normals=view.normals if normals is None else normals.astype(np.float64),
         viewpoint=_viewpoint(entries["viewpoint"]) if "viewpoint" in entries else None,
-        colors=view.colors if colors is None else _colors(colors, colors.dtype.kind == "f"),
+        colors=view.colors if colors is None else colors_of(colors, colors.dtype.kind == "f"),
     ), told
 
 

@@ -7,12 +7,15 @@ from dataclasses import dataclass, fields, replace
 from pathlib import PurePath
 from typing import TypeVar
 
-from app.scans import arrays, camera, clouds, images
+from app.scans import arrays, camera, clouds, images, lidar, meshes
 from app.scans.depth import DepthMap, read_depth_map
 from app.scans.fields import parse_json, viewpoint_of
 from app.scans.scan import Scan, ScanRefused, ScanView, checked, checked_view, too_many_points
 
-FORMATS = "PLY, XYZ, NPY or NPZ point clouds, or PNG, TIFF, EXR or NPY depth maps with `intrinsics`"
+FORMATS = (
+    "PLY, PCD, LAS, LAZ, XYZ, CSV, NPY or NPZ point clouds, OBJ, OFF, STL or GLB meshes, "
+    "or PNG, TIFF, EXR or NPY depth maps with `intrinsics`"
+)
 MAX_FILES = 64
 CloudReader = Callable[[bytes, int], tuple[ScanView, list[str]]]
 T = TypeVar("T")
@@ -71,8 +74,10 @@ def read_scan(
             reading.take_map(next(waiting))
         else:
             reading.take_cloud(upload, next(places))
-    in_camera_frame = any(given.camera_to_world is None for given in maps)
-    return checked(Scan(reading.views, "-y" if in_camera_frame else "+y", reading.told), limits.points)
+    up = "-y" if any(given.camera_to_world is None for given in maps) else "+y"
+    if all(upload.data.startswith(lidar.LAS) for upload in uploads):
+        up = "+z"  # whose third coordinate is the height
+    return checked(Scan(reading.views, up, reading.told), limits.points)
 
 
 class _Reading:
@@ -177,17 +182,33 @@ def _depth_map(
     )
 
 
+BY_FIRST_BYTES: tuple[tuple[tuple[bytes, ...], CloudReader], ...] = (
+    ((b"ply\n", b"ply\r"), clouds.read_ply),
+    ((arrays.MAGIC,), clouds.read_npy),
+    ((b"PK\x03\x04",), clouds.read_npz),
+    ((lidar.LAS,), lidar.read_las),
+    ((b"# .PCD", b"VERSION "), lidar.read_pcd),
+    ((b"glTF",), meshes.read_glb),
+    ((b"OFF", b"COFF", b"NOFF", b"CNOFF"), meshes.read_off),
+)
+BY_SUFFIX: dict[str, CloudReader] = {
+    ".xyz": clouds.read_xyz,
+    ".txt": clouds.read_xyz,
+    ".csv": clouds.read_csv,
+    ".obj": meshes.read_obj,
+    ".stl": meshes.read_stl,
+}
+"""Text, and STL, whose binary files begin with anything."""
+
+
 def _cloud_reader(upload: Upload) -> CloudReader:
     """What reads this point cloud. Raises ScanRefused for an unknown format."""
-    if upload.data.startswith((b"ply\n", b"ply\r")):
-        return clouds.read_ply
-    if upload.data.startswith(arrays.MAGIC):
-        return clouds.read_npy
-    if upload.data.startswith(b"PK\x03\x04"):
-        return clouds.read_npz
-    if PurePath(upload.name).suffix.lower() in (".xyz", ".txt"):
-        return clouds.read_xyz
-    told = f"The format of {upload.name!r} is not known here. Send {FORMATS}."
+    for beginnings, reader in BY_FIRST_BYTES:
+        if upload.data.startswith(beginnings):
+            return reader
+    if reader_by_name := BY_SUFFIX.get(PurePath(upload.name).suffix.lower()):
+        return reader_by_name
+    told = f"The format of {upload.name[:100]!r} is not known here. Send {FORMATS}."
     raise ScanRefused("unknown_format", told, status=415)
 
 

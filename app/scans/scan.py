@@ -68,6 +68,24 @@ class Scan:
         np.savez(buffer, up=np.array(self.up), warnings=np.array(self.warnings, dtype=str), **arrays)
         return buffer.getvalue()
 
+    def to_ply(self) -> bytes:
+        """The points of all views as a binary PLY, with normals and colours where every view has them."""
+        parts: list[tuple[NDArray[Any], tuple[str, ...], str, str]] = [
+            (np.concatenate([view.points for view in self.views]), ("x", "y", "z"), "double", "<f8")
+        ]
+        if (normals := _joined([view.normals for view in self.views])) is not None:
+            parts.append((normals, ("nx", "ny", "nz"), "float", "<f4"))
+        if (colors := _joined([view.colors for view in self.views])) is not None:
+            parts.append((colors, ("red", "green", "blue"), "uchar", "u1"))
+        columns = [(name, kind, code) for _, names, kind, code in parts for name in names]
+        rows = np.empty(len(parts[0][0]), [(name, code) for name, _, code in columns])
+        for values, names, _, _ in parts:
+            for column, name in enumerate(names):
+                rows[name] = values[:, column]
+        lines = ["ply", "format binary_little_endian 1.0", f"element vertex {len(rows)}"]
+        lines += [f"property {kind} {name}" for name, kind, _ in columns]
+        return "\n".join([*lines, "end_header\n"]).encode() + rows.tobytes()
+
     @classmethod
     def from_bytes(cls, data: bytes) -> Scan:
         """Read what `to_bytes` wrote; not for bytes from outside."""
@@ -79,6 +97,12 @@ class Scan:
                 if name:
                     views.setdefault(int(number), {})[name] = stored[key]
         return cls([ScanView(**views[number]) for number in sorted(views)], up, warnings)
+
+
+def _joined(parts: list[NDArray[Any] | None]) -> NDArray[Any] | None:
+    """One array of all, if there are all."""
+    there = [part for part in parts if part is not None]
+    return np.concatenate(there) if there and len(there) == len(parts) else None
 
 
 def checked_view(view: ScanView) -> tuple[ScanView, list[str]]:

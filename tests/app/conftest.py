@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 from fastapi.testclient import TestClient
@@ -14,5 +15,16 @@ from app.settings import Settings
 @pytest.fixture
 def api(settings: Settings) -> Iterator[TestClient]:
     """An HTTP client."""
-    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+    with client_of(settings) as client:
         yield client
+
+
+@pytest.fixture
+def api_for(settings: Settings) -> Iterator[Callable[..., TestClient]]:
+    """HTTP clients of services with other settings."""
+    with ExitStack() as stack:
+        yield lambda **other: stack.enter_context(client_of(settings.model_copy(update=other)))
+
+
+def client_of(settings: Settings) -> TestClient:
+    return TestClient(create_app(settings), "http://localhost", raise_server_exceptions=False)

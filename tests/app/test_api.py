@@ -11,29 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from asking import end, problem, submit
 from fastapi.testclient import TestClient
-from rq.job import JobStatus
-from rq.results import Result
 from scan_files import INTRINSICS, depth_map, npy, png, sphere
 
 from app.main import create_app
 from app.queue import CompletionQueue, QueueFull, connect
-from app.schemas import CompletionError, CompletionOptions, Outcome, Problem
+from app.schemas import CompletionError, CompletionOptions
 from app.storage import Storage
-
-
-def submit(api, **options):
-    return api.post(
-        "/v1/completions", params={"model": "tiny", **options}, files={"scan": ("a.npy", npy(sphere()))}
-    )
-
-
-def problem(answer, status, code):
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    parsed = Problem.model_validate(answer.json())
-    assert (parsed.status, parsed.code, parsed.instance) == (status, code, answer.request.url.path)
-    return parsed
 
 
 def test_importing_the_app_needs_no_redis_and_loads_no_torch():
@@ -74,6 +59,7 @@ def test_every_option_is_taken(api):
         "color": "uncertainty",
         "draco": True,
         "seed": 7,
+        "priority": "low",
     }
     answer = submit(api, **options)
     assert answer.status_code == 202, answer.text
@@ -113,20 +99,6 @@ def test_counts_that_do_not_fit_are_told(api):
 
 
 # To start from another completion
-
-
-def end(settings, completion_id, report=None, **ending):
-    """Do what a worker does when a completion has ended."""
-    if report is not None:
-        Storage(settings.data_dir).save_report(completion_id, report)
-        ending["report"] = {"faces": report["faces"]}
-    queue = CompletionQueue(connect(settings, patience_s=3), settings).queue
-    job = queue.fetch_job(completion_id)
-    queue.remove(job)
-    Result.create(
-        job, Result.Type.SUCCESSFUL, ttl=100, return_value=Outcome(**ending).model_dump(mode="json")
-    )
-    job.set_status(JobStatus.FINISHED)
 
 
 def test_a_completion_starts_from_one_that_has_succeeded(api, settings):
@@ -197,12 +169,12 @@ def test_the_report_is_whole_and_valid_json(api, settings):
     assert api.get(done["links"]["self"]).json()["report"] == {"faces": 8}
 
 
-def test_a_file_that_was_cleaned_away_is_a_404_problem(api, settings):
+def test_a_file_that_was_cleaned_away_is_a_410_problem(api, settings):
     done = submit(api).json()
     end(settings, done["id"], {"faces": 8}, status="succeeded")
     Storage(settings.data_dir).remove(done["id"])
-    problem(api.get(done["links"]["mesh"]), 404, "result_gone")
-    problem(api.get(done["links"]["report"]), 404, "result_gone")
+    problem(api.get(done["links"]["mesh"]), 410, "result_gone")
+    problem(api.get(done["links"]["report"]), 410, "result_gone")
 
 
 def test_a_failed_completion_has_neither_mesh_nor_report(api, settings):
@@ -321,7 +293,7 @@ def test_a_mistake_of_ours_is_a_500_problem_without_its_inside(api, settings):
 
 def test_an_unreachable_queue_is_a_503_problem(settings):
     away = settings.model_copy(update={"redis_url": "unix:///nowhere/valkey.sock"})
-    with TestClient(create_app(away), raise_server_exceptions=False) as api:
+    with TestClient(create_app(away), "http://localhost", raise_server_exceptions=False) as api:
         problem(api.get("/readyz"), 503, "queue_unreachable")
         problem(submit(api), 503, "queue_unreachable")
         assert api.get("/healthz").status_code == 200
@@ -372,7 +344,7 @@ def test_the_bound_of_the_queue_is_exact_under_a_rush(settings):
     def one(number):
         queue = CompletionQueue(connect(settings, patience_s=3), settings)
         try:
-            queue.submit(f"{number:032x}", CompletionOptions(model="tiny"), [])
+            queue.submit(f"{number:032x}", CompletionOptions(model="tiny"))
         except QueueFull:
             return False
         return True

@@ -54,7 +54,7 @@ def test_help_loads_nothing_heavy():
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     told, loaded = shown.stdout.split("LOADED")
     assert not HEAVY & set(loaded.split())
-    for command in ("complete", "serve", "status", "cancel", "models", "train", "evaluate", "doctor"):
+    for command in ("complete", "serve", "status", "cancel", "models", "train", "evaluate", "doctor", "top"):
         assert re.search(rf"\b{command}\b", told), command
 
 

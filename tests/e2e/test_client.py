@@ -38,6 +38,15 @@ def test_an_array_becomes_a_mesh_in_its_own_frame(service):
     assert service.client.find(done.id).report()["watertight"] is True
 
 
+def test_each_state_is_told_until_the_completion_has_ended(service):
+    completion = service.client.complete(half_ball(), **QUICK)
+    told = [now.status for now in completion.events()]
+    assert told[-1] == completion.now.status == "succeeded"
+    assert "running" in told and "succeeded" not in told[:-1]
+    with pytest.raises(ProblemError, match="unknown_completion"):
+        list(service.client.events("0" * 32))
+
+
 def test_clouds_of_open3d_and_trimesh_and_files_are_the_same_scan(service, tmp_path):
     """Open3D is too large to install for a test: an object with its attributes stands in for its cloud."""
     points = half_ball()

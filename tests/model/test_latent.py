@@ -314,9 +314,9 @@ def test_free_space_neither_pulls_nor_stiffens_where_the_field_is_positive(tiny:
     settings = FitSettings(prior_weight=0.0)
     quiet = begun(tiny, outside, codes, "free", settings)
     assert quiet.cost[0] == quiet.residual[0] == 0
-    assert not quiet._model.gradient.any() and not quiet.hessian.any()
+    assert not quiet._state.model.gradient.any() and not quiet.hessian.any()
     loud = begun(tiny, inside, codes, "free", settings)
-    assert loud.cost[0] > 0 and loud._model.gradient.any()
+    assert loud.cost[0] > 0 and loud._state.model.gradient.any()
 
 
 def test_a_row_that_is_only_valid_in_the_ball_is_silent_beyond_it(tiny: Checkpoint) -> None:
@@ -416,41 +416,44 @@ def test_problems_in_one_batch_do_not_feel_each_other() -> None:
         assert_ends_as_alone(together, index, finished(ellipsoid_fit(one)))
 
 
-def test_problems_that_join_late_end_as_alone_and_so_do_those_that_were_there() -> None:
-    first, second, third = three_problems()
-    fit = ellipsoid_fit(first)
-    fit.step()
-    fit.step()
-    fit.add(second)
-    assert fit.steps_taken.tolist() == [2, 0]
-    fit.step()
-    fit.add(third)
-    finished(fit)
-    for index, one in enumerate((first, second, third)):
-        assert_ends_as_alone(fit, index, finished(ellipsoid_fit(one)))
+def step_as_one(*fits: LevenbergMarquardt) -> None:
+    together = LevenbergMarquardt.joined(fits)
+    together.step()
+    together.part_into(fits)
 
 
-def test_problems_that_remain_end_as_alone_in_the_order_asked_for() -> None:
+def test_fits_that_are_joined_and_parted_end_as_alone_whenever_they_come_and_go() -> None:
     problems = three_problems()
-    fit = ellipsoid_fit(Problems.joined(problems))
-    for _ in range(3):
-        fit.step()
-    fit.keep(torch.tensor([2, 0]))
-    finished(fit)
-    assert len(fit.problems) == len(fit.codes) == 2
-    for index, one in enumerate((problems[2], problems[0])):
-        assert_ends_as_alone(fit, index, finished(ellipsoid_fit(one)))
+    first, second, third = fits = [ellipsoid_fit(one) for one in problems]
+    step_as_one(first)
+    step_as_one(first, second)
+    assert [int(fit.steps_taken) for fit in fits] == [2, 1, 0]
+    step_as_one(third, first, second)
+    step_as_one(third, second)
+    for fit, one in zip(fits, problems, strict=True):
+        assert_ends_as_alone(finished(fit), 0, finished(ellipsoid_fit(one)))
 
 
-def test_a_problem_may_join_when_all_others_have_finished() -> None:
+def test_fits_of_several_problems_keep_their_own_rows_when_they_part() -> None:
+    one, two, three = three_problems()
+    fits = ellipsoid_fit(Problems.joined([one, two])), ellipsoid_fit(three)
+    rows = [fit.problems.rows for fit in fits]
+    step_as_one(*fits)
+    for fit, own in zip(fits, rows, strict=True):
+        assert fit.problems.rows is own
+    finished(fits[0])
+    for index, alone in enumerate((one, two)):
+        assert_ends_as_alone(fits[0], index, finished(ellipsoid_fit(alone)))
+
+
+def test_a_finished_fit_stays_as_it_is_in_a_batch() -> None:
     first, second, _ = three_problems()
-    fit = finished(ellipsoid_fit(first))
-    fit.add(second)
-    assert not fit.finished
-    assert fit.finished_problems.tolist() == [True, False]
-    finished(fit)
-    for index, one in enumerate((first, second)):
-        assert_ends_as_alone(fit, index, finished(ellipsoid_fit(one)))
+    done, fit = finished(ellipsoid_fit(first)), ellipsoid_fit(second)
+    codes, taken = done.codes, done.steps_taken
+    while not fit.finished:
+        step_as_one(done, fit)
+    assert torch.equal(done.codes, codes) and torch.equal(done.steps_taken, taken)
+    assert_ends_as_alone(fit, 0, finished(ellipsoid_fit(second)))
 
 
 def test_a_step_of_finished_problems_changes_nothing() -> None:

@@ -10,6 +10,7 @@ from seen import about_y, half_seen, moved, yaw_of
 from shapes import TINY_SOLIDS, box, sphere, surface_points
 from torch import Tensor
 
+from model.batch import alone
 from model.checkpoint import Checkpoint
 from model.fitting import Effort
 from model.frame import Similarity
@@ -26,7 +27,7 @@ from model.starts import (
     StartShapes,
     grids_of,
     hypotheses,
-    screened,
+    screening,
     turns,
 )
 
@@ -233,7 +234,7 @@ def screen(checkpoint: Checkpoint, observation: Observation, pose: str, kept: in
         for seed, counts in enumerate([(60, 36), (192, 96)])
     )
     surface = torch.from_numpy(observation.surface).float()
-    return screened(checkpoint.starts, pose, few, some, surface, FitSettings(), kept)
+    return alone(screening(checkpoint.starts, pose, few, some, surface, FitSettings(), kept))
 
 
 @pytest.mark.parametrize("yaw", [0.0, 50.0, 117.0, -80.0])

@@ -1,153 +1,171 @@
-"""Leases, and completions that were in the hand of a worker which is no more."""
+"""A worker's loop: several completions at a time, and every way in which one may leave it."""
 
 from __future__ import annotations
 
+import signal
 import time
+from collections.abc import Callable, Iterator
+from threading import Timer
+from typing import Any
 
 import pytest
-from redis import Redis
 
-from app.queue import CompletionQueue, cancel_key, connect
+from app.queue import CompletionQueue, connect
 from app.schemas import CompletionOptions
 from app.settings import Settings
-from model.completion import Progress
-from worker.listener import SWEEP_LOCK, Listener
-from worker.progress import Cancelled, DeadlinePassed, Interrupted, Reporter, draining
+from worker import tasks
+from worker.listener import Listener
+from worker.progress import Reporter
 
-ID = "c0ffee"
-
-
-@pytest.fixture
-def quick(settings: Settings) -> Settings:
-    """A lease of two seconds."""
-    return settings.model_copy(update={"lease_s": 2})
+Task = Callable[[str, dict[str, Any], Reporter], Iterator[None]]
+DONE = {"status": "succeeded", "report": {"faces": 4}}
 
 
 @pytest.fixture
-def queue(quick: Settings) -> CompletionQueue:
-    """A queue with one completion in it."""
-    queue = CompletionQueue(connect(quick, 1), quick)
-    queue.submit(ID, CompletionOptions(model="tiny"), [])
-    return queue
+def queue(settings: Settings) -> CompletionQueue:
+    """An empty queue."""
+    return CompletionQueue(connect(settings, 1), settings)
+
+
+@pytest.fixture(autouse=True)
+def unharmed() -> Iterator[None]:
+    """A worker in this process takes its signals over; give them back."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
-def listener(quick: Settings) -> Listener:
-    """A worker that does nothing by itself."""
-    return Listener(connect(quick, 1), quick)
+def listener(settings: Settings) -> Listener:
+    """A worker of three slots."""
+    return Listener(connect(settings, 1), settings, slots=3)
 
 
-def sweep(listener: Listener) -> None:
-    listener.connection.delete(SWEEP_LOCK)
-    listener._sweep()
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every task takes five turns, and notes its completion's id at each."""
+    seen: list[str] = []
+
+    def task(completion_id: str, options: dict[str, Any], reporter: Reporter) -> Iterator[None]:
+        for step in range(5):
+            seen.append(completion_id)
+            reporter.tell("fit", step, 5)
+            yield None
+        return DONE
+
+    monkeypatch.setattr(tasks, "complete_scan", task)
+    return seen
 
 
-def take(queue: CompletionQueue, worker: Listener) -> None:
-    """What a worker does before it starts: its death afterwards leaves the completion running."""
-    job, _ = worker.queue_class.dequeue_any(
-        [queue.queue], None, connection=worker.connection, serializer="json"
-    )
-    execution = worker.prepare_execution(job)
-    worker.prepare_job_execution(job, remove_from_intermediate_queue=True)
-    worker.executions.clear()
-    assert execution.worker_name == worker.name
+def submit(queue: CompletionQueue, *ids: str) -> None:
+    for completion_id in ids:
+        queue.submit(completion_id, CompletionOptions(model="tiny"))
 
 
-def test_a_completion_of_a_dead_worker_is_queued_again_after_the_lease(queue, listener, quick):
-    take(queue, listener)
-    assert queue.get(ID).status == "running"
-    sweep(listener)
-    assert queue.get(ID).status == "running"
-    time.sleep(quick.lease_s + 1.1)
-    sweep(listener)
-    completion = queue.get(ID)
-    assert (completion.status, completion.queue_position, completion.attempt) == ("queued", 1, 2)
+def test_completions_take_turns_and_the_next_joins_as_soon_as_one_ends(queue, listener, seen):
+    submit(queue, "a", "b", "c", "d")
+    listener.listen(burst=True)
+    assert "".join(seen) == "abc" * 5 + "d" * 5
+    assert {queue.get(name).status for name in "abcd"} == {"succeeded"}
+    assert not queue.queue.started_job_registry.get_job_ids(cleanup=False)
 
 
-def test_a_completion_taken_and_never_started_is_queued_again(queue, listener, quick):
-    job_id = queue.connection.lmove(queue.queue.key, queue.queue.intermediate_queue_key)
-    assert job_id == ID.encode()
-    sweep(listener)
-    assert queue.get(ID).queue_position is None
-    time.sleep(quick.lease_s + 1.1)
-    sweep(listener)
-    assert queue.get(ID).queue_position == 1
-    assert queue.get(ID).attempt == 1
+def test_one_that_breaks_is_tried_again_and_then_fails_alone(queue, listener, seen, settings, monkeypatch):
+    sound, tried = tasks.complete_scan, 0
+
+    def task(completion_id: str, options: dict[str, Any], reporter: Reporter) -> Iterator[None]:
+        nonlocal tried
+        if completion_id == "b":
+            tried += 1
+            raise LookupError("a defect")
+        return (yield from sound(completion_id, options, reporter))
+
+    monkeypatch.setattr(tasks, "complete_scan", task)
+    submit(queue, "a", "b", "c")
+    listener.listen(burst=True)
+    assert {queue.get(name).status for name in "ac"} == {"succeeded"}
+    broken = queue.get("b")
+    assert (broken.status, broken.error.code, tried) == ("failed", "internal", 1 + settings.retries)
+    assert broken.ended_at is not None
+
+
+def test_what_is_cancelled_leaves_the_batch_and_the_others_go_on(queue, listener, seen):
+    submit(queue, "a", "b")
+    listener._has_work(burst=True)
+    listener._turn()
+    cancelled = queue.cancel("a")
+    assert cancelled.status == "cancelled" and cancelled.ended_at is not None
+    time.sleep(0.06)
+    while listener._has_work(burst=True):
+        listener._turn()
+    assert seen.count("a") == 1 and seen.count("b") == 5
+    assert [queue.get(name).status for name in "ab"] == ["cancelled", "succeeded"]
+
+
+def test_a_cancelled_completion_stays_cancelled_even_if_its_work_is_done(queue, listener, monkeypatch):
+    def task(completion_id: str, options: dict[str, Any], reporter: Reporter) -> Iterator[None]:
+        yield None
+        queue.cancel(completion_id)
+        return DONE
+
+    monkeypatch.setattr(tasks, "complete_scan", task)
+    submit(queue, "a")
+    listener.listen(burst=True)
+    assert queue.get("a").status == "cancelled"
+
+
+def test_a_completion_cancelled_between_queue_and_hand_is_left_alone(queue, listener, seen):
+    submit(queue, "a")
+    job = queue.claim()
+    queue.cancel("a")
+    listener._begin(job)
+    assert not listener.in_hand and not seen
     assert not queue.queue.intermediate_queue.get_job_ids()
 
 
-def test_one_worker_sweeps_at_a_time(queue, listener):
-    listener._sweep()
-    assert Redis.exists(listener.connection, SWEEP_LOCK)
+def test_a_stopping_worker_gives_back_what_it_cannot_finish(queue, settings, monkeypatch):
+    def endless(completion_id: str, options: dict[str, Any], reporter: Reporter) -> Iterator[None]:
+        while True:
+            time.sleep(0.01)
+            yield None
+
+    monkeypatch.setattr(tasks, "complete_scan", endless)
+    submit(queue, "a", "b", "c")
+    hasty = settings.model_copy(update={"drain_s": 0.1})
+    listener = Listener(connect(hasty, 1), hasty, slots=2)
+    Timer(0.5, signal.raise_signal, [signal.SIGTERM]).start()
+    start = time.monotonic()
+    listener.listen()
+    assert time.monotonic() - start < 3
+    for name in "abc":
+        completion = queue.get(name)
+        assert (completion.status, completion.attempt) == ("queued", 1)
 
 
-def test_a_completion_cancelled_between_queue_and_hand_is_left_alone(queue, listener):
-    queue.connection.rpush("elsewhere", ID)
-    queue.cancel(ID)
-    queue.connection.rpush(queue.queue.key, ID)
-    assert listener.work(burst=True, logging_level="WARNING") is True
-    assert queue.get(ID).status == "cancelled"
-    assert not queue.queue.intermediate_queue.get_job_ids()
+def test_a_stopping_worker_finishes_what_is_soon_done(queue, listener, seen):
+    submit(queue, "a", "b", "c", "d")
+    listener._has_work(burst=True)
+    listener.request_stop(signal.SIGTERM, None)
+    while listener._has_work(burst=True):
+        listener._turn()
+    assert [queue.get(name).status for name in "abcd"] == ["succeeded"] * 3 + ["queued"]
 
 
-def test_a_worker_counts_as_live_until_its_lease_ends(queue, listener, quick):
+def test_a_worker_counts_as_live_until_its_lease_ends(settings, queue):
+    quick = settings.model_copy(update={"lease_s": 2})
+    listener = Listener(connect(quick, 1), quick)
     assert queue.live_workers() == 0
     listener.register_birth()
-    listener.heartbeat()
+    listener.heartbeat(quick.lease_s)
     assert queue.live_workers() == 1
     time.sleep(quick.lease_s + 0.1)
     assert queue.live_workers() == 0
 
 
-# Progress
-
-
-@pytest.fixture
-def reporter(queue: CompletionQueue) -> Reporter:
-    """Of the completion in the queue."""
-    return Reporter(queue._fetch(ID), deadline_s=60)
-
-
-def test_progress_is_told_five_times_a_second_at_most(queue, reporter):
-    writes = 0
-    start = time.perf_counter()
-    for step in range(1000):
-        before = reporter.next_report
-        reporter(Progress("fit", step, 1000, 0.01))
-        writes += reporter.next_report != before
-        time.sleep(0.0005)
-    assert 1 <= writes <= 1 + 5 * (time.perf_counter() - start)
-
-
-def test_progress_carries_what_was_there_before(queue, reporter):
-    reporter.job.meta["warnings"] = ["kept"]
-    reporter(Progress("fit", 3, 10, 0.25))
-    meta = queue._fetch(ID).meta
-    assert meta["warnings"] == ["kept"]
-    assert (meta["phase"], meta["step"], meta["steps"], meta["residual"]) == ("fit", 3, 10, 0.25)
-
-
-def test_a_cancelled_completion_ends_at_its_next_report(queue, reporter):
-    queue.connection.set(cancel_key(ID), 1)
-    with pytest.raises(Cancelled):
-        reporter.tell("fit")
-
-
-def test_a_completion_ends_at_its_deadline(queue):
-    with pytest.raises(DeadlinePassed):
-        Reporter(queue._fetch(ID), deadline_s=0).tell("fit")
-
-
-def test_a_stopping_worker_interrupts_at_the_next_step(reporter):
-    draining.set()
-    try:
-        with pytest.raises(Interrupted):
-            reporter.tell("fit")
-    finally:
-        draining.clear()
-
-
-def test_without_a_queue_the_completion_goes_on(reporter, settings):
-    away = settings.model_copy(update={"redis_url": "unix:///nowhere/valkey.sock"})
-    reporter.job.connection = connect(away, patience_s=0)
-    reporter.tell("fit")
+def test_an_idle_worker_begins_within_a_moment(queue, listener, seen):
+    Timer(0.6, submit, [queue, "a"]).start()
+    Timer(1.2, signal.raise_signal, [signal.SIGTERM]).start()
+    listener.listen()
+    done = queue.get("a")
+    assert (done.started_at - done.created_at).total_seconds() < 0.1

@@ -18,11 +18,12 @@ import pytest
 import trimesh
 from processes import ROOT
 
-from app.queue import CompletionQueue, cancel_key, connect
+from app.queue import CompletionQueue, connect
 from app.scans import Scan, ScanView
 from app.schemas import MESH_FORMATS, Completion, CompletionOptions
 from app.settings import Settings, get_settings
 from app.storage import Storage
+from model.batch import Steps
 from model.completion import Completer
 from model.mesh import FORMATS, Mesh
 from model.observation import View
@@ -57,8 +58,8 @@ def work(settings: Settings, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPa
         completion_id = f"{len(queue.queue.finished_job_registry):032x}"
         if scan is not None:
             Storage(settings.data_dir).save_scan(completion_id, scan, {})
-        queue.submit(completion_id, CompletionOptions.model_validate({"model": "tiny", **options}), [])
-        Listener(connect(settings, 1), settings).work(burst=True, logging_level="WARNING")
+        queue.submit(completion_id, CompletionOptions.model_validate({"model": "tiny", **options}))
+        Listener(connect(settings, 1), get_settings()).listen(burst=True)
         completion = queue.get(completion_id)
         assert completion is not None
         return completion
@@ -75,7 +76,8 @@ class Stub:
     def __init__(self, alternatives: int = 0) -> None:
         self.alternatives, self.seen = alternatives, dict[str, Any]()
 
-    def complete(self, views: list[View], **keywords: Any) -> SimpleNamespace:
+    def completing(self, views: list[View], **keywords: Any) -> Steps[SimpleNamespace]:
+        yield None
         self.seen = {"views": views, **keywords}
         corners = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
         faces = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]], np.int32)
@@ -97,16 +99,18 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
     return stub
 
 
-OF_THE_WORKER = {"model", "start_from", "draco"}
+OF_THE_SERVICE = {"model", "start_from", "draco", "priority"}
 """Options that are none of the completer's."""
 
 
 def test_the_options_are_the_keywords_of_the_completer():
     keywords = inspect.signature(Completer.complete).parameters.values()
     given = {p.name: p.default for p in keywords if p.kind is p.KEYWORD_ONLY}
-    known = {name: default for name, default in given.items() if name not in ("on_step", "start")}
+    known = {
+        name: default for name, default in given.items() if name not in ("on_step", "on_preview", "start")
+    }
     fields = CompletionOptions.model_fields
-    assert known.keys() == fields.keys() - OF_THE_WORKER
+    assert known.keys() == fields.keys() - OF_THE_SERVICE
     assert {name: fields[name].default for name in known if name != "up"} == {
         name: default for name, default in known.items() if name != "up"
     }
@@ -167,8 +171,8 @@ def test_the_model_gets_every_view_and_every_option(work, stub):
         for name in ("points", "normals", "viewpoint", "background", "colors"):
             np.testing.assert_array_equal(getattr(seen, name), getattr(given, name))
     assert {name: stub.seen[name] for name in options} == options
-    keywords = stub.seen.keys() - {"views", "on_step", "start"}
-    assert keywords == CompletionOptions.model_fields.keys() - OF_THE_WORKER
+    keywords = stub.seen.keys() - {"views", "on_step", "on_preview", "start"}
+    assert keywords == CompletionOptions.model_fields.keys() - OF_THE_SERVICE
 
 
 @pytest.mark.parametrize(
@@ -214,14 +218,18 @@ def test_a_glb_stands_upright_by_its_node_and_the_others_are_in_the_scans_frame(
 
 
 def test_a_completion_can_be_cancelled_while_its_files_are_written(work, stub, settings, monkeypatch):
+    written: list[str] = []
+
     def slow(mesh, format, up, draco):
-        connect(settings, 1).set(cancel_key(f"{0:032x}"), 1)
-        time.sleep(0.25)  # longer than the interval at which the worker looks
+        written.append(format)
+        CompletionQueue(connect(settings, 1), settings).cancel(f"{0:032x}")
+        time.sleep(0.06)  # longer than the interval at which the worker looks
         return b""
 
     monkeypatch.setattr(tasks, "export", slow)
     completion = work(sphere(), samples=1)
-    assert (completion.status, completion.phase) == ("cancelled", "export")
+    assert completion.status == "cancelled"
+    assert len(written) == 1
 
 
 def test_the_code_to_start_from_is_that_of_the_stored_report(work, stub):
@@ -267,7 +275,7 @@ def test_a_scan_that_no_shape_fits_fails_with_the_models_words(work):
 
 def test_a_broken_worker_tries_again_and_then_says_so(work, monkeypatch, settings):
     def broken(name):
-        raise MemoryError("a defect")
+        raise LookupError("a defect")
 
     monkeypatch.setattr(tasks, "completer", broken)
     completion = work(sphere())

@@ -106,6 +106,7 @@ def passed_on(name: str, module: str, described: str, panel: str, *first: str) -
 
 passed_on("serve", "app", "The whole service on this machine: queue, worker and API.", "Serving")
 passed_on("worker", "worker", "One worker of a service, on the queue of REDIS_URL.", "Serving")
+passed_on("top", "app.top", "A running service, live on this terminal.", "Serving")
 passed_on("train", "model.training.train", "Train a checkpoint from its recipe.", "Training")
 passed_on("samples", "model.training.samples", "Signed distances of a checkpoint's shapes.", "Training")
 passed_on("evaluate", "model.training.evaluate", "Measure a checkpoint on unseen shapes.", "Training")

@@ -1,0 +1,256 @@
+"""A scan comes in: `POST /v1/completions`."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, File, Form, Header, Query, Request, Response, UploadFile
+from starlette.concurrency import run_in_threadpool
+
+from app import idempotency
+from app.access import Owner, TheService
+from app.errors import ProblemRaised
+from app.logs import request_id
+from app.queue import Ticket, new_id
+from app.routes.answers import as_json, described
+from app.scans import Attachments, Upload
+from app.schemas import ENDED, Completion, CompletionOptions, ProblemItem, Submission
+from app.service import Service
+from app.tracing import carried
+
+FIELDS = {"scan", "viewpoint", "intrinsics", "depth_scale", "camera_to_world", "mask", "color_image"}
+SUFFIXES = {"text/csv": ".csv", "text/plain": ".xyz", "model/obj": ".obj", "model/stl": ".stl"}
+"""What a raw body is called whose first bytes do not tell its format."""
+MAX_WAIT_S = 60
+WAIT = re.compile(r"(?:^|[,;\s])wait=(\d+)")
+
+router = APIRouter(tags=["completions"])
+
+
+async def no_unknown_fields(request: Request) -> None:
+    """A misspelt field, or an option sent in the form, must not be passed over in silence."""
+    if unknown := (await request.form()).keys() - FIELDS:
+        detail = f"Unknown form fields: {sorted(unknown)}. Options go into the query, as in ?resolution=64."
+        raise ProblemRaised(400, "unknown_field", detail)
+
+
+def within_rate(service: TheService, owner: Owner) -> None:
+    """Raises a 429 problem for who submits too often."""
+    if owner and (seconds := service.rate.hit(owner)):
+        told = f"This key may submit {service.settings.rate_limit}. Try again in {seconds} seconds."
+        raise ProblemRaised(429, "rate_limited", told, {"Retry-After": str(seconds)})
+
+
+class Parcel:
+    """What a request sends: files, and what comes beside them."""
+
+    def __init__(self, uploads: list[Upload], beside: Attachments) -> None:
+        self.uploads, self.beside = uploads, beside
+
+    def originals(self) -> dict[str, bytes]:
+        """The files by name, to be kept."""
+        scans = [upload.data for upload in self.uploads]
+        kinds = (("scan", scans), ("mask", self.beside.mask), ("color_image", self.beside.color_image))
+        return {
+            f"{kind}-{number}": data for kind, files in kinds for number, data in enumerate(files, start=1)
+        }
+
+    def digest(self, options: CompletionOptions) -> str:
+        """SHA-256 of all that makes one request differ from another."""
+        sum_ = hashlib.sha256(options.model_dump_json().encode())
+        for part in self._parts():
+            sum_.update(len(part).to_bytes(8))
+            sum_.update(part)
+        return sum_.hexdigest()
+
+    def _parts(self) -> Iterator[bytes]:
+        for upload in self.uploads:
+            yield upload.name.encode()
+            yield upload.data
+        for name, values in vars(self.beside).items():
+            yield name.encode()
+            yield from (value if isinstance(value, bytes) else value.encode() for value in values)
+
+
+Load = Callable[[], Awaitable[Parcel]]
+
+
+async def parcel(
+    request: Request,
+    scan: Annotated[
+        list[UploadFile] | None, File(description="Point clouds and depth maps of one object.")
+    ] = None,
+    viewpoint: Annotated[
+        list[str] | None, Form(description="Of point clouds: where the sensor stood, [x, y, z].")
+    ] = None,
+    intrinsics: Annotated[
+        list[str] | None, Form(description='Of depth maps: {"fx", "fy", "cx", "cy"}, 3x3 or Open3D\'s.')
+    ] = None,
+    depth_scale: Annotated[
+        list[str] | None,
+        Form(
+            description="Of depth maps: values per metre; unless told, 1000 for whole numbers, 1 for floats."
+        ),
+    ] = None,
+    camera_to_world: Annotated[list[str] | None, Form(description="Of depth maps: 4x4, row by row.")] = None,
+    mask: Annotated[
+        list[UploadFile] | None, File(description="Of depth maps: 8-bit PNG, white on the object.")
+    ] = None,
+    color_image: Annotated[
+        list[UploadFile] | None, File(description="Of depth maps: 8-bit RGB PNG or JPEG of the same size.")
+    ] = None,
+) -> Load:
+    """What came, not yet in memory: the files of a form, or the raw body as the only one."""
+
+    async def load() -> Parcel:
+        uploads = [Upload(await file.read(), file.filename or "") for file in scan or []]
+        masks = [await file.read() for file in mask or []]
+        colors = [await file.read() for file in color_image or []]
+        beside = Attachments(
+            viewpoint or [], intrinsics or [], depth_scale or [], camera_to_world or [], masks, colors
+        )
+        return Parcel(uploads or [await _raw(request)], beside)
+
+    return load
+
+
+async def _raw(request: Request) -> Upload:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    forms = ("", "application/json", "multipart/form-data", "application/x-www-form-urlencoded")
+    if kind in forms or not (body := await request.body()):
+        told = "Send a scan: in the field `scan` of a form, or as the body with its Content-Type."
+        raise ProblemRaised(
+            422, "invalid_request", told, errors=[ProblemItem(pointer="/body/scan", detail=told)]
+        )
+    return Upload(body, f"body{SUFFIXES.get(kind, '')}")
+
+
+def wait_of(
+    prefer: Annotated[
+        str | None, Header(description="`wait=N`: answer 200 if it ends within N seconds (RFC 7240).")
+    ] = None,
+) -> int:
+    """Seconds that the client would wait."""
+    found = WAIT.search(prefer or "")
+    return min(int(found[1][:9]), MAX_WAIT_S) if found else 0
+
+
+@router.post(
+    "/completions",
+    status_code=202,
+    response_model=Completion,
+    dependencies=[Depends(within_rate), Depends(no_unknown_fields)],
+    responses={
+        200: {"model": Completion, "description": "It ended within the time of `Prefer: wait=N`."},
+        **described(400, 404, 409, 413, 415, 422, 429, 503),
+    },
+    openapi_extra={
+        "requestBody": {
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+        }
+    },
+)
+async def submit(
+    request: Request,
+    service: TheService,
+    owner: Owner,
+    asked: Annotated[Submission, Query()],
+    load: Annotated[Load, Depends(parcel)],
+    wait: Annotated[int, Depends(wait_of)],
+    idempotency_key: Annotated[
+        str | None,
+        Header(max_length=255, description="The same key and request give the same completion for a day."),
+    ] = None,
+) -> Response:
+    """Complete a scan of one file or several. Look at `Location` for the completion.
+
+    What comes beside the files is given once for all of them, or once for each in their order.
+    """
+    async with service.room:
+        sent = await load()
+        completion = await run_in_threadpool(_accepted, service, owner, asked, sent, idempotency_key)
+    headers = {"Location": completion.links.self}
+    if wait:
+        completion = await service.watcher.ended(completion.id, wait) or completion
+    if completion.status in ENDED and wait:
+        return as_json(request, completion, 200, {**headers, "Preference-Applied": f"wait={wait}"})
+    return as_json(request, completion, 202, {**headers, "Retry-After": "1"})
+
+
+def _accepted(service: Service, owner: str, asked: Submission, sent: Parcel, key: str | None) -> Completion:
+    options = asked.options()
+    _check_model(service, options.model)
+    _check_webhook(service, asked)
+    if options.start_from is not None:
+        _check_start(service, owner, options.start_from, options.model)
+    completion_id = new_id()
+    ticket = Ticket(owner, webhook_url=asked.webhook_url, trace=carried(), request_id=request_id.get())
+    if key is None:
+        return _enqueued(service, completion_id, options, sent, ticket)
+    connection = service.queue.connection
+    claim = idempotency.take(connection, owner, key, completion_id, sent.digest(asked))
+    if claim.first is not None:
+        return _same(service, owner, claim.first)
+    try:
+        return _enqueued(service, completion_id, options, sent, replace(ticket, claim=claim.name))
+    except BaseException:
+        idempotency.release(connection, claim)
+        raise
+
+
+def _same(service: Service, owner: str, completion_id: str) -> Completion:
+    """What the first request with this key was answered, as it stands now."""
+    if service.queue.get(completion_id) is None:
+        told = "A request with this Idempotency-Key is still being read. Send it again in a moment."
+        raise ProblemRaised(409, "still_being_read", told, {"Retry-After": "1"})
+    return service.find(owner, completion_id)
+
+
+def _enqueued(
+    service: Service,
+    completion_id: str,
+    options: CompletionOptions,
+    sent: Parcel,
+    ticket: Ticket,
+) -> Completion:
+    """Store first, then enqueue: a worker never looks for a scan that is not there yet."""
+    scan = service.read(sent.uploads, sent.beside)
+    service.storage.save_scan(completion_id, scan, sent.originals())
+    try:
+        service.queue.submit(completion_id, options, replace(ticket, warnings=scan.warnings))
+    except BaseException:
+        service.storage.remove(completion_id)
+        raise
+    return service.find(ticket.owner, completion_id)
+
+
+def _check_webhook(service: Service, asked: Submission) -> None:
+    if asked.webhook_url is not None and not service.settings.webhook_secret:
+        told = "This service tells no webhooks: its operator has set no DEEPSDF_WEBHOOK_SECRET."
+        raise ProblemRaised(400, "no_webhooks", told)
+
+
+def _check_model(service: Service, name: str) -> None:
+    if name not in (names := [card.name for card in service.models()]):
+        raise ProblemRaised(400, "unknown_model", f"There is no model {name!r}. There are: {names}.")
+
+
+def _check_start(service: Service, owner: str, start_from: str, model: str) -> None:
+    """A completion can start from what another one found if that has succeeded with the same model."""
+    start = service.queue.get(start_from)
+    if start is None or start.owner != owner or not _has_report(service, start):
+        raise ProblemRaised(404, "unknown_start", f"There is no completion {start_from!r} to start from.")
+    if start.status != "succeeded":
+        detail = f"The completion {start_from!r} is {start.status}. Start from one that has succeeded."
+        raise ProblemRaised(409, "start_not_succeeded", detail)
+    if start.options.model != model:
+        detail = f"{start_from!r} was made with the model {start.options.model!r}, whose codes are its own."
+        raise ProblemRaised(409, "start_of_other_model", detail)
+
+
+def _has_report(service: Service, start: Completion) -> bool:
+    return start.status != "succeeded" or service.storage.report_path(start.id).exists()

@@ -1,0 +1,104 @@
+"""`python -m app.scans.child`: reads scans for a parent process, over standard input and output.
+
+Files from outside are parsed here and not in the API: whatever a broken or hostile one does to a library,
+this process may be killed, has only so much memory, writes no files, and knows no keys and no queue.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from threading import Thread
+from typing import IO, Any
+
+from app.scans.reader import Attachments, Limits, Upload, read_scan
+from app.scans.scan import ScanRefused
+
+HEAD = 8
+"""Bytes of the number before each header, which says how long it is."""
+
+
+def send(pipe: IO[bytes], header: dict[str, Any], blobs: list[bytes]) -> None:
+    """A header, which says how long each blob is, and the blobs."""
+    text = json.dumps({**header, "blobs": [len(blob) for blob in blobs]}).encode()
+    for part in (len(text).to_bytes(HEAD, "little"), text, *blobs):
+        pipe.write(part)
+    pipe.flush()
+
+
+def receive(read: Callable[[int], bytes]) -> tuple[dict[str, Any], list[bytes]]:
+    """What `send` sent. Raises EOFError at the end."""
+    header: dict[str, Any] = json.loads(read(int.from_bytes(read(HEAD), "little")))
+    return header, [read(size) for size in header["blobs"]]
+
+
+def main() -> None:
+    """Answer until the parent closes the pipe, or is gone."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print shall not get between the answers
+    memory = int(sys.argv[1])
+    _confine(memory)
+    Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    send(answers, {"ready": True}, [])
+
+    def exactly(count: int) -> bytes:
+        if len(data := sys.stdin.buffer.read(count)) < count:
+            raise EOFError
+        return data
+
+    while True:
+        try:
+            header, blobs = receive(exactly)
+        except EOFError:
+            return
+        send(answers, *_answer(header, blobs))
+
+
+def _confine(memory: int) -> None:
+    """So many bytes more than now, no files written, no core dumps."""
+    if (pages := Path("/proc/self/statm")).exists():  # elsewhere than on Linux memory has no limit
+        now = int(pages.read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (now + memory, now + memory))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(0)
+
+
+def _answer(header: dict[str, Any], blobs: list[bytes]) -> tuple[dict[str, Any], list[bytes]]:
+    spent = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = int(spent.ru_utime + spent.ru_stime + header["seconds"]) + 2
+    # The parent kills us earlier; this is for when the parent is gone.
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))
+    try:
+        scan = read_scan(*_request(header, blobs))
+        return {"warnings": scan.warnings}, [scan.to_bytes()]
+    except ScanRefused as refused:
+        return {"refused": [refused.code, refused.detail, refused.status]}, []
+    except MemoryError:
+        return {"broken": "MemoryError"}, []
+    except Exception as error:  # a library stumbled over what it was given
+        return {"broken": f"{type(error).__name__}: {error}"[:500]}, []
+
+
+def _request(header: dict[str, Any], blobs: list[bytes]) -> tuple[list[Upload], Attachments, Limits]:
+    rest = iter(blobs)
+    uploads = [Upload(next(rest), name) for name in header["names"]]
+    images = {field: [next(rest) for _ in range(header[field])] for field in ("mask", "color_image")}
+    texts: dict[str, list[str]] = header["texts"]
+    beside = replace(Attachments(**texts), **images)  # type: ignore[arg-type]
+    return uploads, beside, Limits(**header["limits"])
+
+
+if __name__ == "__main__":
+    main()

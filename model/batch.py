@@ -1,0 +1,155 @@
+"""Work that pauses at every step of a solver, so that many pieces of it can share the device.
+
+Such work is a generator. It yields the solver whose next step it needs, or None where it only lets others
+have a turn. `alone` runs one piece to its end; a `Batch` runs many, and takes the steps of all as one. What a
+piece of work is for is not known here: neither scans nor queues.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Hashable, Iterable
+from dataclasses import dataclass, replace
+from functools import wraps
+from typing import Concatenate, Generic, ParamSpec, TypeVar
+
+import torch
+
+from model.latent import LevenbergMarquardt
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
+Owner = TypeVar("Owner")
+P = ParamSpec("P")
+
+Steps = Generator[LevenbergMarquardt | None, None, T]
+"""Work with the result T that yields the solver to step before it goes on, or None."""
+
+
+def alone(work: Steps[T]) -> T:
+    """Run one piece of work to its end, and return its result; what it raises goes through."""
+    try:
+        while True:
+            if (solver := next(work)) is not None:
+                solver.step()
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+def to_the_end(
+    method: Callable[Concatenate[Owner, P], Steps[T]],
+) -> Callable[Concatenate[Owner, P], T]:
+    """The plain twin of a method that pauses: the same parameters, and it returns when all is done."""
+
+    @wraps(method)
+    def whole(self: Owner, /, *args: P.args, **keywords: P.kwargs) -> T:
+        return alone(method(self, *args, **keywords))
+
+    return whole
+
+
+@dataclass(frozen=True)
+class Ended(Generic[K, T]):
+    """A piece of work that is over: with a result, or with what it raised."""
+
+    key: K
+    result: T | None = None
+    error: Exception | None = None
+
+
+class Batch(Generic[K, T]):
+    """Pieces of work that run together. They come and go at any time; one that breaks goes alone."""
+
+    def __init__(self) -> None:
+        self._works: dict[K, Steps[T]] = {}
+        self._waiting: dict[K, LevenbergMarquardt] = {}
+
+    def __len__(self) -> int:
+        return len(self._works)
+
+    def add(self, key: K, work: Steps[T]) -> None:
+        """Take one in; it begins with the next turn."""
+        self._works[key] = work
+
+    def drop(self, key: K, why: Exception) -> Ended[K, T] | None:
+        """Raise `why` in a piece of work where it pauses. It may end with a result all the same, or go on."""
+        return self._go_on(key, why)
+
+    def turn(self) -> list[Ended[K, T]]:
+        """Take the step that each waits for, let each go on to its next pause, and say which are over."""
+        errors = step_together(self._waiting)
+        self._waiting.clear()
+        ended = [self._go_on(key, errors.get(key)) for key in list(self._works)]
+        return [one for one in ended if one is not None]
+
+    def _go_on(self, key: K, error: Exception | None) -> Ended[K, T] | None:
+        work = self._works[key]
+        self._waiting.pop(key, None)
+        try:
+            solver = next(work) if error is None else work.throw(error)
+        except StopIteration as end:
+            del self._works[key]
+            return Ended(key, result=end.value)
+        except Exception as broken:
+            del self._works[key]
+            return Ended(key, error=broken)
+        if solver is not None:
+            self._waiting[key] = solver
+        return None
+
+
+def step_together(solvers: dict[K, LevenbergMarquardt]) -> dict[K, Exception]:
+    """One step of each solver. Those that look at equally many rows of the same fields go as one batch.
+
+    Returns what went wrong, for those whose step could not be taken.
+    """
+    groups: dict[tuple[object, ...], dict[K, LevenbergMarquardt]] = {}
+    for key, solver in solvers.items():
+        groups.setdefault(_alike(solver), {})[key] = solver
+    errors: dict[K, Exception] = {}
+    for group in groups.values():
+        errors |= _step_as_one(group)
+    return errors
+
+
+def _alike(solver: LevenbergMarquardt) -> tuple[object, ...]:
+    """What solvers must have in common to be one: rows of other counts would have to be padded."""
+    rows = solver.problems.rows
+    return (
+        id(solver.fields),
+        id(solver.prior),
+        replace(solver.settings, steps=0),
+        len(rows),
+        rows.points.dtype,
+    )
+
+
+def _step_as_one(group: dict[K, LevenbergMarquardt]) -> dict[K, Exception]:
+    """Halves what does not fit into memory, or breaks, until it does fit, or the one that breaks is found."""
+    try:
+        _step(list(group.values()))
+        return {}
+    except Exception as error:
+        if len(group) == 1:
+            return dict.fromkeys(group, error)
+        if out_of_memory(error) and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    items, half = list(group.items()), len(group) // 2
+    return _step_as_one(dict(items[:half])) | _step_as_one(dict(items[half:]))
+
+
+def _step(solvers: Iterable[LevenbergMarquardt]) -> None:
+    """No solver has changed if this raises."""
+    first, *others = solvers
+    if not others:
+        first.step()
+        return
+    together = LevenbergMarquardt.joined([first, *others])
+    together.step()
+    together.part_into([first, *others])
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on the device or beside it."""
+    known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return known or "can't allocate memory" in str(error)  # a plain RuntimeError of torch's on CPUs
