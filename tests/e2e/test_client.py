@@ -12,6 +12,7 @@ import pytest
 import trimesh
 
 from app.client import AsyncClient, Client, ProblemError
+from app.schemas import Links
 
 QUICK = {"model": "tiny", "resolution": 40}
 
@@ -90,7 +91,7 @@ def stumbling(failures: list[httpx2.Response | Exception], seen: list[httpx2.Req
                 raise failure
             return failure
         now = {"id": "0" * 32, "status": "queued", "options": {}, "created_at": "2026-01-01T00:00:00Z"}
-        links = dict.fromkeys(("self", "mesh", "report", "cancel", "scan", "events", "preview"), "/")
+        links = dict.fromkeys(Links.model_fields, "/")
         return httpx2.Response(202, json={**now, "links": links})
 
     client = Client()

@@ -54,6 +54,7 @@ def complete(
     color: Annotated[str | None, typer.Option(help="Colours: scan, uncertainty or none.")] = None,
     draco: Annotated[bool | None, typer.Option(help="Compress the GLB.")] = None,
     seed: Annotated[int | None, typer.Option(help="Start of every random choice.")] = None,
+    priority: Annotated[str | None, typer.Option(help="On a service: high, normal or low.")] = None,
     viewpoint: Annotated[list[str] | None, typer.Option(help="Of points: the sensor, [x, y, z].")] = None,
     intrinsics: Annotated[list[str] | None, typer.Option(help="Of depth maps: the camera, JSON.")] = None,
     depth_scale: Annotated[list[str] | None, typer.Option(help="Of depth maps: values per metre.")] = None,

@@ -84,9 +84,13 @@ def local(work: Work) -> int:
 
 
 def _flags(work: Work) -> list[str]:
-    """The same as flags of `worker.local`."""
+    """The same as flags of `worker.local`, which has none for what is of a queue."""
+    from worker.local import OPTIONS
+
     flags = []
     for name, value in work.options.items():
+        if name not in OPTIONS:
+            continue
         flag = name.replace("_", "-")
         flags += [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}={value}"]
     beside: dict[str, list[Any]] = {**work.told, **work.files}
