@@ -168,7 +168,7 @@ def _worked(settings: Settings, scan: object, model: str, slots: int) -> float:
     for seed, name in enumerate(names):
         Storage(settings.data_dir).save_scan(name, scan, {})  # type: ignore[arg-type]
         options = CompletionOptions(model=model, resolution=32, seed=seed)
-        queue.submit(name, options, [])
+        queue.submit(name, options)
     start = time.perf_counter()
     Listener(connect(settings, 1), settings, slots).listen(burst=True)
     took = time.perf_counter() - start
