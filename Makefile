@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup demo serve test hostile
+.PHONY: help setup demo serve test hostile chaos
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -27,6 +27,9 @@ test: $(STAMP)  ## lint, types, import rules and tests
 
 hostile: $(STAMP)  ## 3,000 generated bad inputs against the API and its worker: minutes
 	HOSTILE=3000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/app/test_mutations.py -s --timeout 1800
+
+chaos: $(STAMP)  ## hurt a running service in every way and count what is lost; QUICK=1 for the main ways
+	$(BIN)/python -m benchmarks.chaos
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import FrameType
@@ -17,8 +16,8 @@ from types import FrameType
 log = logging.getLogger(__name__)
 
 PR_SET_PDEATHSIG = 1
-MAX_ENDS, PERIOD_S = 5, 60.0
-"""A child that ends so often in so many seconds will not come right by starting it once more."""
+MAX_ENDS, LIVED_S = 5, 10.0
+"""A child that ends so often before it has lived so many seconds will not come right by starting it again."""
 
 
 @dataclass
@@ -29,12 +28,14 @@ class Child:
     command: list[str]
     environment: dict[str, str] = field(default_factory=dict)
     ready: Callable[[], bool] = lambda: True
-    ends: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_ENDS))
+    early_ends: int = 0
+    started: float = 0.0
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Start it, so that it dies with us even if we are killed."""
         environment = {**os.environ, **self.environment}
+        self.started = time.monotonic()
         self.process = subprocess.Popen(
             self.command,
             env=environment,
@@ -50,8 +51,8 @@ class Child:
 
     @property
     def hopeless(self) -> bool:
-        """Whether it ended too often lately."""
-        return len(self.ends) == MAX_ENDS and self.ends[-1] - self.ends[0] < PERIOD_S
+        """Whether it ended too early too often, one time after the other."""
+        return self.early_ends >= MAX_ENDS
 
     def stop(self, patience_s: float) -> None:
         """Ask it to end; insist after a while."""
@@ -100,13 +101,14 @@ class Supervisor:
             time.sleep(0.05)
 
     def _revive(self, child: Child) -> bool:
-        child.ends.append(time.monotonic())
+        lived = time.monotonic() - child.started
+        child.early_ends = child.early_ends + 1 if lived < LIVED_S else 0
         code = child.process.returncode if child.process else None
         if child.hopeless:
-            log.error("%s ended %d times within a minute: giving up", child.name, MAX_ENDS)
+            log.error("%s ended %d times soon after its start: giving up", child.name, MAX_ENDS)
             return False
         log.warning("%s ended with code %s and is started again", child.name, code)
-        time.sleep(0.2 * len(child.ends))
+        time.sleep(0.2 * child.early_ends)
         self._start(child)
         return True
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from model.completion import Progress
 
 INTERVAL_S = 0.2
-"""At most five reports a second: each one writes the whole meta dictionary."""
+"""At most five reports a second within a phase: each one writes the whole meta dictionary."""
 
 LOOK_S = 0.05
 """How often a completion looks whether its lease still holds: that is how it hears of being cancelled."""
@@ -50,8 +50,9 @@ class Reporter:
         self, phase: str, step: int = 0, steps: int = 0, *, residual: float | None = None, share: float = 0.0
     ) -> None:
         """As above, in plain words."""
+        another = phase != self.meta.get("phase")
         self.meta |= {"phase": phase, "step": step, "steps": steps, "residual": residual, "progress": share}
-        if time.monotonic() >= self.next_report:
+        if another or time.monotonic() >= self.next_report:
             self.next_report = time.monotonic() + INTERVAL_S
             self.next_look = time.monotonic() + LOOK_S
             self._write()

@@ -115,7 +115,7 @@ def test_a_completion_survives_its_workers_death(service):
     first, second = submit(service, **SLOW), submit(service, **QUICK)
     running(service, first)
     service.kill("worker", signal.SIGKILL)
-    done = service.client.wait(first.id, timeout_s=60)
+    done = service.client.wait(first.id, timeout_s=150)
     assert (done.status, done.attempt) == ("succeeded", 2)
     closed_mesh(service, done)
     assert service.client.wait(second.id).attempt == 1
@@ -125,7 +125,7 @@ def test_a_stopping_worker_gives_its_completion_back(service):
     completion = submit(service, **SLOW)
     running(service, completion)
     service.kill("worker", signal.SIGTERM)
-    done = service.client.wait(completion.id, timeout_s=60)
+    done = service.client.wait(completion.id, timeout_s=150)
     assert (done.status, done.attempt) == ("succeeded", 1)
 
 
@@ -136,7 +136,7 @@ def test_nothing_is_lost_when_the_queue_is_killed(service):
     service.kill("queue", signal.SIGKILL)
     service.ready()
     for completion in (first, second):
-        done = service.client.wait(completion.id, timeout_s=60)
+        done = service.client.wait(completion.id, timeout_s=150)
         assert done.status == "succeeded", done
         closed_mesh(service, done)
     assert service.client.status(before.id) == before
@@ -194,7 +194,7 @@ def test_stopping_leaves_no_process_and_starting_again_loses_nothing(tiny_checkp
     service.ready()
     assert service.client.status(done.id) == done
     for completion in (first, second):
-        assert service.client.wait(completion.id, timeout_s=60).status == "succeeded"
+        assert service.client.wait(completion.id, timeout_s=150).status == "succeeded"
 
     children = service.children()
     service.process.kill()

@@ -1,0 +1,253 @@
+"""The service beside what it could be at best: `python -m benchmarks.service`.
+
+(a) How many scans and questions a second the API takes, beside a bare FastAPI application that answers the
+    same bytes, and how long 200 clients at once wait for a status.
+(b) 16 queued completions by one worker: as one batch, and one at a time.
+(c) What importing the API costs.
+(d) How soon a running completion is cancelled, and its worker free for the next.
+
+All of one run, on the CPU. The model is a small one, trained on the spot, unless --checkpoint names another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import httpx2
+from redis import Redis
+
+from app.embedded import EmbeddedQueue
+from app.queue import CompletionQueue, connect
+from app.scans import Attachments, Upload, read_scan
+from app.schemas import CompletionOptions
+from app.settings import Settings, get_settings
+from app.storage import Storage
+from benchmarks.serving import ROOT, eventually, free_port, half_ball, save_small_model, start_service
+from worker import tasks
+from worker.listener import Listener
+
+JOBS = 16
+CLIENTS = 200
+BARE = """
+from fastapi import FastAPI, Response, UploadFile
+app = FastAPI()
+body = {body!r}
+@app.post("/v1/completions")
+def submit(scan: list[UploadFile]) -> Response:
+    [file.file.read() for file in scan]
+    return Response(body, 202, media_type="application/json")
+@app.get("/v1/completions/{{completion_id}}")
+def status(completion_id: str) -> Response:
+    return Response(body, media_type="application/json")
+"""
+
+Ask = Callable[[httpx2.AsyncClient], Awaitable[httpx2.Response]]
+
+
+@contextmanager
+def running(
+    command: list[str], environment: dict[str, str] | None = None, cwd: Path = ROOT
+) -> Iterator[None]:
+    """A process for as long as it is needed."""
+    process = subprocess.Popen(command, env={**os.environ, **(environment or {})}, cwd=cwd)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def queue_at(folder: Path, model: Path) -> Iterator[Settings]:
+    """A queue of its own, and the settings of a service on it."""
+    embedded = EmbeddedQueue(folder)
+    with running(embedded.command()):
+        eventually(embedded.socket.exists)
+        yield Settings(
+            redis_url=embedded.url,
+            data_dir=folder,
+            checkpoints_dir=model.parent,
+            max_queued=100_000,
+            device="cpu",
+        )
+
+
+@contextmanager
+def web(application: str, environment: dict[str, str], cwd: Path = ROOT) -> Iterator[str]:
+    """The URL of an ASGI application, served as the service serves its own."""
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", *application.split(), "--port", str(port)]
+    with running([*command, "--log-level", "warning"], environment, cwd):
+        url = f"http://127.0.0.1:{port}"
+        eventually(lambda: answers(url), timeout_s=60)
+        yield url
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx2.get(f"{url}/openapi.json").status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+async def rate(url: str, ask: Ask, clients: int, seconds: float) -> tuple[float, float]:
+    """Answers a second to so many clients at once, and the 99th percentile of an answer's time, seconds."""
+    times: list[float] = []
+    give_up = time.perf_counter() + seconds
+    limits = httpx2.Limits(max_connections=clients)
+
+    async def one(client: httpx2.AsyncClient) -> None:
+        while (start := time.perf_counter()) < give_up:
+            answer = await ask(client)
+            assert answer.is_success, answer.text
+            times.append(time.perf_counter() - start)
+
+    async with httpx2.AsyncClient(base_url=url, limits=limits, timeout=60) as client:
+        await asyncio.gather(*(one(client) for _ in range(clients)))
+    return len(times) / seconds, statistics.quantiles(times, n=100)[98]
+
+
+def throughput(folder: Path, model: Path, seconds: float) -> None:
+    """(a)"""
+    scan = half_ball()
+
+    def post(client: httpx2.AsyncClient) -> Awaitable[httpx2.Response]:
+        return client.post("/v1/completions", params={"model": model.name}, files={"scan": ("a.npy", scan)})
+
+    with queue_at(folder, model) as settings:
+        environment = settings.environment()
+        with web("app.main:create_app --factory", environment) as ours:
+            completion = httpx2.post(
+                f"{ours}/v1/completions", params={"model": model.name}, files={"scan": ("a.npy", scan)}
+            )
+            path = completion.json()["links"]["self"]
+
+            def get(client: httpx2.AsyncClient) -> Awaitable[httpx2.Response]:
+                return client.get(path)
+
+            found = [asyncio.run(rate(ours, ask, 8, seconds))[0] for ask in (post, get)]
+            slowest = asyncio.run(rate(ours, get, CLIENTS, seconds))[1]
+        (folder / "bare.py").write_text(BARE.format(body=completion.content))
+        with web("bare:app", {}, folder) as bare:
+            best = [asyncio.run(rate(bare, ask, 8, seconds))[0] for ask in (post, get)]
+            beside = asyncio.run(rate(bare, get, CLIENTS, seconds))[1]
+    for name, ours_rate, bare_rate in zip(("POST, 202", "GET status"), found, best, strict=True):
+        ratio = ours_rate / bare_rate
+        print(f"(a) {name}: {ours_rate:.0f}/s beside {bare_rate:.0f}/s bare: {ratio:.2f} of it")
+    print(f"(a) GET status, {CLIENTS} clients: p99 {1000 * slowest:.0f} ms, bare {1000 * beside:.0f} ms")
+
+
+def batching(folder: Path, model: Path) -> None:
+    """(b)"""
+    scan = read_scan([Upload(half_ball(), "ball.npy")], Attachments(["[10, 0, 9]"]))
+    with queue_at(folder, model) as settings:
+        os.environ |= settings.environment()
+        get_settings.cache_clear()
+        tasks.completer(model.name)
+        seconds = {slots: _worked(settings, scan, model.name, slots) for slots in (1, JOBS)}
+    ratio = seconds[1] / seconds[JOBS]
+    print(f"(b) {JOBS} queued completions: {seconds[1]:.1f} s one at a time, ", end="")
+    print(f"{seconds[JOBS]:.1f} s as one batch: {ratio:.2f} times as fast")
+
+
+def _worked(settings: Settings, scan: object, model: str, slots: int) -> float:
+    """Seconds that a worker of so many slots takes for the jobs."""
+    queue = CompletionQueue(connect(settings, 1), settings)
+    names = [uuid4().hex for _ in range(JOBS)]
+    for seed, name in enumerate(names):
+        Storage(settings.data_dir).save_scan(name, scan, {})  # type: ignore[arg-type]
+        options = CompletionOptions(model=model, resolution=32, seed=seed)
+        queue.submit(name, options)
+    start = time.perf_counter()
+    Listener(connect(settings, 1), settings, slots).listen(burst=True)
+    took = time.perf_counter() - start
+    assert all((one := queue.get(name)) is not None and one.status == "succeeded" for name in names)
+    return took
+
+
+def importing() -> None:
+    """(c)"""
+    code = (
+        "import time; start = time.perf_counter(); import app.main; took = time.perf_counter() - start; "
+        "held = open('/proc/self/statm').read().split()[1]; print(took, int(held) * 4096 / 2**20)"
+    )
+    told = [
+        subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).split() for _ in range(3)
+    ]
+    seconds, memory = (min(float(one[index]) for one in told) for index in (0, 1))
+    print(f"(c) importing the API: {seconds:.2f} s, {memory:.0f} MiB")
+
+
+def cancelling(folder: Path, model: Path, count: int) -> None:
+    """(d)"""
+    service = start_service(folder, model, device="cpu")
+    told, freed = [], []
+    try:
+        service.ready()
+        started = Redis.from_url(EmbeddedQueue(folder).url)
+        scan = half_ball()
+
+        def submit() -> str:
+            client = service.client
+            return client.submit(scan, "a.npy", model=model.name, pose="upright", solver="adam").id
+
+        first = submit()
+        for _ in range(count):
+            following = submit()
+            eventually(lambda one=first: service.client.status(one).phase == "fit", timeout_s=120)
+            start = time.perf_counter()
+            assert service.client.cancel(first).status == "cancelled"
+            told.append(time.perf_counter() - start)
+            key = f"rq:job:{following}"
+            eventually(lambda key=key: started.hget(key, "status") == b"started", interval_s=0.002)
+            freed.append(time.perf_counter() - start)
+            first = following
+        service.client.cancel(first)
+    finally:
+        service.stop()
+    for what, times in (("status is `cancelled`", told), ("the worker has begun the next one", freed)):
+        print(
+            f"(d) cancelling: {what} after {1000 * statistics.median(times):.0f} ms (median of {count}), ",
+            end="",
+        )
+        print(f"{1000 * max(times):.0f} ms at most")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """All parts, or those that are named."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--checkpoint", type=Path, help="folder of a model to use instead")
+    parser.add_argument("--parts", default="abcd", help="which of them (abcd)")
+    parser.add_argument(
+        "--quick", action="store_true", help="a second for each figure of (a), 3 cancellations"
+    )
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = (options.checkpoint or save_small_model(folder / "models" / "balls")).resolve()
+        if "a" in options.parts:
+            throughput(folder / "a", model, 1 if options.quick else 5)
+        if "b" in options.parts:
+            batching(folder / "b", model)
+        if "c" in options.parts:
+            importing()
+        if "d" in options.parts:
+            cancelling(folder / "d", model, 3 if options.quick else 10)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
