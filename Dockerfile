@@ -13,6 +13,7 @@ RUN python -c "import tomllib; wanted = tomllib.load(open('pyproject.toml', 'rb'
       print(*[line for line in wanted if not line.startswith(heavy)], sep='\n')" > requirements.txt \
     && pip install -r requirements.txt
 COPY app app
+COPY examples examples
 COPY checkpoints checkpoints
 USER 1000
 EXPOSE 8000

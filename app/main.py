@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from app import errors, logs, reference, tracing
+from app import errors, logs, page, reference, tracing
 from app.middleware import Named, Sheltered
 from app.queue import CompletionQueue, connect
 from app.routes import router
@@ -46,6 +46,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(router)
     app.include_router(reference.router)
     app.mount("/docs/assets", reference.assets())
+    page.install(app)
     # From the innermost to the outermost.
     app.add_middleware(errors.BodyLimit, limit=settings.max_body_bytes)
     app.add_middleware(Sheltered, open_to_all=bool(settings.api_keys) or settings.allow_without_keys)

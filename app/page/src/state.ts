@@ -1,0 +1,293 @@
+// What the page knows, and all that can be done on it. The components show the first and call the second.
+
+import { computed, effect, signal } from "@preact/signals";
+import * as api from "./api";
+import { forget, note, past, remember, type Past } from "./history";
+import { formOf, keptScan, located, openScan, upOf, type Facts, type Scan } from "./scan";
+import type { Shape, Stage } from "./stage";
+
+export const viewer = import("./stage");
+
+export interface Choice {
+  model: string;
+  pose: string;
+  up: string;
+  resolution: string;
+  samples: string;
+  plane: boolean;
+}
+
+export interface Job {
+  id: string;
+  name: string;
+  now: api.Completion;
+  curve: number[]; // residuals, one for each step seen
+}
+
+export interface Trouble {
+  title: string;
+  detail: string;
+  code: string;
+}
+
+export const models = signal<api.Model[]>([]);
+export const examples = signal<api.Example[]>([]);
+export const scan = signal<Scan | null>(null);
+export const choice = signal<Choice>({ model: "", pose: "upright", up: "auto", resolution: "128", samples: "0", plane: false });
+export const job = signal<Job | null>(null);
+export const sending = signal(false);
+export const reading = signal("");
+export const trouble = signal<Trouble | null>(null);
+export const needsKey = signal(false);
+export const stage = signal<Stage | null>(null);
+export const shape = signal<Shape | null>(null);
+export const coarse = signal(false);
+export const sample = signal(0);
+export const shown = signal({ scan: true, mesh: true, unsure: false });
+export const running = computed(() => job.value !== null && !api.hasEnded(job.value.now));
+export const done = computed(() => job.value?.now.status === "succeeded");
+
+let watching = new AbortController();
+let retry: (() => Promise<void>) | null = null;
+const scans = new Map<string, Scan>(); // of the completions of this visit
+const shapes = new Map<string, Shape>(); // by completion and sample
+
+effect(() => stage.value?.show(shown.value));
+effect(() => {
+  if (stage.value && scan.value) stage.value.stand(upOf(scan.value, choice.value.up));
+});
+
+/** Do something that may fail, and say so if it does. */
+async function attempt(what: () => Promise<void>): Promise<void> {
+  trouble.value = null;
+  try {
+    await what();
+  } catch (error) {
+    if (error instanceof api.Problem && error.status === 401) {
+      needsKey.value = true;
+      retry = what;
+    }
+    trouble.value = troubleOf(error);
+  }
+}
+
+function troubleOf(error: unknown): Trouble {
+  if (!(error instanceof api.Problem)) return { title: "That did not work", detail: (error as Error).message, code: "" };
+  const titles: Record<number, string> = {
+    0: "No answer",
+    401: "This service wants an API key",
+    404: "Not there any more",
+    410: "Not kept any more",
+    413: "Too large",
+    415: "Unknown format",
+    422: "The scan cannot be used",
+    429: "Too much at once",
+    503: "Not ready",
+  };
+  return { title: titles[error.status] ?? error.title, detail: error.message, code: error.code };
+}
+
+/** Ask the service what it has. */
+export const start = (): Promise<void> =>
+  attempt(async () => {
+    examples.value = await api.examples().catch(() => []);
+    models.value = await api.models();
+    const names = models.value.map(({ name }) => name);
+    if (!names.includes(choice.value.model)) choose({ model: names.includes("chairs") ? "chairs" : (names[0] ?? "") });
+  });
+
+/** Use an API key, and do again what was refused without. */
+export async function enterKey(key: string): Promise<void> {
+  api.useKey(key);
+  needsKey.value = false;
+  const again = retry;
+  retry = null;
+  await start();
+  if (again && !needsKey.value) await attempt(again);
+}
+
+export const choose = (change: Partial<Choice>): void => {
+  choice.value = { ...choice.value, ...change };
+};
+
+/** Show files that the user has brought. */
+export const bring = (files: File[]): Promise<void> =>
+  attempt(async () => {
+    if (files.length === 0) return;
+    reading.value = files[0].name;
+    try {
+      lay(await openScan(files, running.value || done.value ? null : scan.value, await viewer));
+    } finally {
+      reading.value = "";
+    }
+  });
+
+/** Show one of the service's own examples. */
+export const bringExample = (example: api.Example): Promise<void> =>
+  attempt(async () => {
+    reading.value = example.name;
+    try {
+      const names = [example.scan, ...(example.mask ? [example.mask] : []), `${example.name}.json`];
+      lay(await openScan(await Promise.all(names.map(api.exampleFile)), null, await viewer));
+      choose({ up: "auto" });
+    } finally {
+      reading.value = "";
+    }
+  });
+
+function lay(next: Scan): void {
+  leave();
+  scan.value = next;
+  stage.value?.showPoints(next.points, upOf(next, choice.value.up));
+}
+
+/** Change what is told beside the files. */
+export async function tell(change: Partial<Facts>): Promise<void> {
+  if (!scan.value) return;
+  scan.value = located({ ...scan.value, facts: { ...scan.value.facts, ...change } }, await viewer);
+  if (scan.value.depth) stage.value?.showPoints(scan.value.points, upOf(scan.value, choice.value.up));
+}
+
+/** Take the completion off the page; it goes on without it. */
+export function leave(): void {
+  watching.abort();
+  job.value = null;
+  shape.value = null;
+  coarse.value = false;
+  sample.value = 0;
+  shown.value = { scan: true, mesh: true, unsure: false };
+  stage.value?.showShape(null);
+  if (!scan.value?.kept) return;
+  scan.value = null;
+  stage.value?.showPoints(null, "+y");
+}
+
+/** Send the scan, and watch what becomes of it. */
+export const complete = (): Promise<void> =>
+  attempt(async () => {
+    const sent = scan.value;
+    if (!sent || sent.kept || sending.value) return;
+    sending.value = true;
+    try {
+      leave();
+      const now = await api.submit(formOf(sent), optionsOf(choice.value));
+      scans.set(now.id, sent);
+      remember({ id: now.id, name: sent.name, model: choice.value.model, status: now.status, at: now.created_at });
+      follow(now, sent.name);
+    } finally {
+      sending.value = false;
+    }
+  });
+
+function optionsOf({ model, pose, up, resolution, samples, plane }: Choice): Record<string, string> {
+  return { model, pose, up, resolution, samples, ...(plane ? { remove_plane: "true" } : {}) };
+}
+
+/** Show an earlier completion of this browser. */
+export const reopen = (item: Past): Promise<void> =>
+  attempt(async () => {
+    leave();
+    scan.value = null;
+    stage.value?.showPoints(null, "+y");
+    try {
+      const now = await api.find(item.id);
+      const file = scans.has(item.id) ? null : await api.scanFile(item.id).catch(() => null);
+      scan.value = scans.get(item.id) ?? (file && (await keptScan(item.name, file, await viewer)));
+      if (scan.value) stage.value?.showPoints(scan.value.points, upOf(scan.value, now.options.up));
+      follow(now, item.name);
+    } catch (error) {
+      if (error instanceof api.Problem && [404, 410].includes(error.status)) note(item.id, { status: "expired" });
+      throw error;
+    }
+  });
+
+function follow(first: api.Completion, name: string): void {
+  watching = new AbortController();
+  const { signal: stop } = watching;
+  job.value = { id: first.id, name, now: first, curve: [] };
+  const heard = (now: api.Completion) => {
+    if (stop.aborted || !job.value) return;
+    const stepped = now.phase === "fit" && now.residual !== null && now.step !== job.value.now.step;
+    const curve = stepped ? [...job.value.curve, now.residual!] : job.value.curve;
+    const newer = (now.preview ?? 0) > (job.value.now.preview ?? 0);
+    job.value = { ...job.value, now, curve };
+    note(now.id, { status: now.status });
+    if (newer && !api.hasEnded(now)) void peek(now, stop);
+    if (now.status === "succeeded") void attempt(() => showSample(0));
+    if (now.status === "failed" && now.error)
+      trouble.value = { title: "The completion failed", detail: now.error.detail, code: now.error.code };
+  };
+  if (api.hasEnded(first)) heard(first);
+  else void attempt(() => api.watch(first.id, heard, stop));
+}
+
+// The coarse mesh that the fit is at. One that has not come in time is left out.
+async function peek(now: api.Completion, stop: AbortSignal): Promise<void> {
+  try {
+    const found = await (await viewer).readShape(await api.previewFile(now.id));
+    if (stop.aborted || done.value) return;
+    shape.value = found;
+    coarse.value = true;
+    stage.value?.showShape(found, true);
+  } catch {
+    // The next one will do.
+  }
+}
+
+/** Show the completion itself (0) or one of its alternatives. */
+export async function showSample(number: number): Promise<void> {
+  const of = job.value;
+  if (!of) return;
+  sample.value = number;
+  const key = `${of.id}/${number}`;
+  const found = shapes.get(key) ?? (await (await viewer).readShape(await api.meshFile(of.id, "glb", number)));
+  shapes.set(key, found);
+  if (job.value?.id !== of.id || sample.value !== number) return;
+  const first = shape.value === null && !scan.value;
+  shape.value = found;
+  coarse.value = false;
+  stage.value?.showShape(found);
+  if (first) stage.value?.home();
+  if (number === 0 && stage.value) note(of.id, { picture: stage.value.picture() });
+}
+
+export const pickSample = (number: number): Promise<void> => attempt(() => showSample(number));
+
+/** End the completion early. */
+export const stopJob = (): Promise<void> =>
+  attempt(async () => {
+    if (job.value) await api.cancel(job.value.id);
+  });
+
+/** Save a file of the completion. */
+export const download = (format: api.Format | "json"): Promise<void> =>
+  attempt(async () => {
+    const of = job.value;
+    if (!of) return;
+    const file = format === "json" ? await api.reportFile(of.id) : await api.meshFile(of.id, format, sample.value);
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(file);
+    const stem = of.name.replace(/\.[^.]*$/, "");
+    link.download = `${stem}-${format === "json" ? "report" : sample.value ? `alternative-${sample.value}` : "completed"}.${format}`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+  });
+
+/** Take a completion off the list, and off the service where it can forget. */
+export const discard = (item: Past): Promise<void> =>
+  attempt(async () => {
+    forget(item.id);
+    if (job.value?.id === item.id) leave();
+    await api.remove(item.id).catch((error) => {
+      if (!(error instanceof api.Problem) || ![404, 405, 410].includes(error.status)) throw error;
+    });
+  });
+
+/** Show this stage what the page knows, when it is there at last. */
+export function mount(made: Stage): void {
+  stage.value = made;
+  if (scan.value) made.showPoints(scan.value.points, upOf(scan.value, choice.value.up));
+  if (shape.value) made.showShape(shape.value, coarse.value);
+}
+
+export { past };

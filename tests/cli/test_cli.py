@@ -1,0 +1,134 @@
+"""`deepsdf`, as one types it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+from processes import ROOT, free_port
+from typer.testing import CliRunner, Result
+
+from app.schemas import CompletionOptions
+from worker import cli
+from worker.cli import checks
+
+HEAVY = {"torch", "numpy", "trimesh", "pydantic", "httpx2", "fastapi", "redis", "rq", "scipy"}
+
+
+def deepsdf(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run it with output that is not cut to a terminal's width."""
+    given = {**os.environ, "DEEPSDF_DEVICE": "cpu", "COLUMNS": "200", **environment}
+    command = [sys.executable, "-m", "worker.cli", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True)
+
+
+def typed(*arguments: str) -> Result:
+    """The same in this process, which is quicker."""
+    return CliRunner().invoke(cli.app, arguments)
+
+
+@pytest.fixture
+def balls(tmp_path: Path) -> list[str]:
+    """Two scans of half a ball, in files."""
+    files = []
+    for seed in (0, 1):
+        rows = np.random.default_rng(seed).normal(size=(600, 3))
+        rows[:, 2] = np.abs(rows[:, 2])
+        files.append(str(tmp_path / f"ball_{seed}.npy"))
+        np.save(files[-1], 2 * rows / np.linalg.norm(rows, axis=1, keepdims=True) + [10, 0, 0])
+    return files
+
+
+def test_help_loads_nothing_heavy():
+    """So it is there at once: what it costs is Typer's and rich's own start."""
+    code = "import sys; sys.argv = ['deepsdf', '--help']; from worker.cli import app\n"
+    code += "app(standalone_mode=False); print('LOADED', *sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    told, loaded = shown.stdout.split("LOADED")
+    assert not HEAVY & set(loaded.split())
+    for command in ("complete", "serve", "status", "cancel", "models", "train", "evaluate", "doctor", "top"):
+        assert re.search(rf"\b{command}\b", told), command
+
+
+def test_complete_has_a_flag_for_each_option_of_the_api():
+    """But for `start_from`, which names a completion of a service."""
+    flags = set(inspect.signature(cli.complete).parameters)
+    assert set(CompletionOptions.model_fields) - {"start_from"} <= flags
+
+
+def test_scans_are_completed_here(balls, tiny_checkpoint, tmp_path):
+    """A bad one fails alone, and the exit code says that not all went well."""
+    (tmp_path / "letter.ply").write_text("ply\nDear reader")
+    here = {"DEEPSDF_CHECKPOINTS_DIR": str(tiny_checkpoint.parent)}
+    flags = ["--model", "tiny", "--resolution", "40", "--no-refine", "--format", "obj", "--json"]
+    done = deepsdf(
+        "complete", str(tmp_path / "letter.ply"), *balls, "-o", str(tmp_path / "out"), *flags, **here
+    )
+    assert done.returncode == 1, done.stderr
+    bad, *good = json.loads(done.stdout)
+    assert not bad["succeeded"] and "letter" in bad["scans"][0]
+    assert len(good) == 2
+    for told in good:
+        assert told["succeeded"] and told["watertight"]
+        assert trimesh.load(told["mesh"], force="mesh").is_watertight
+        assert json.loads(Path(told["report"]).read_text())["faces"] == told["faces"]
+
+
+def test_scans_are_completed_on_a_service_which_is_asked_how_they_stand(service, balls, tmp_path):
+    service.ready()
+    at = ["--url", str(service.client.http.base_url)]
+    flags = ["--model", "tiny", "--resolution", "40", "--samples", "1", "--viewpoint", "[10, 0, 9]", "--json"]
+    done = typed("complete", *balls, "-o", str(tmp_path / "out"), *flags, *at)
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)
+    for one in told:
+        assert trimesh.load(one["mesh"], force="mesh").is_watertight
+        assert Path(one["mesh"]).with_stem(f"{Path(one['mesh']).stem}-1").exists()
+
+    shown = typed("status", told[0]["id"], *at)
+    assert shown.exit_code == 0 and "succeeded" in shown.stdout
+    assert json.loads(typed("status", told[0]["id"], *at, "--json").stdout)["status"] == "succeeded"
+    ended = typed("cancel", told[0]["id"], *at)
+    assert ended.exit_code == 1 and "already_ended" in ended.stderr
+    assert "tiny" in typed("models", *at).stdout
+
+
+def test_exit_codes_tell_mistakes_from_a_service_that_is_not_there(tmp_path):
+    gone = typed("status", "0" * 32, "--url", f"http://127.0.0.1:{free_port()}")
+    assert gone.exit_code == 3 and "deepsdf serve" in gone.stderr
+    missing = typed("complete", "nothing.ply", "-o", str(tmp_path))
+    assert missing.exit_code == 2 and "nothing.ply" in missing.stderr
+    assert typed("complete", "--nonsense").exit_code == 2
+
+
+def test_what_has_a_main_of_its_own_gets_its_arguments_as_they_are(monkeypatch):
+    started: list[list[str]] = []
+    monkeypatch.setattr("os.execv", lambda _, command: started.append(command[1:]))
+    typed("train", "checkpoints/x", "--resume", "latest", "--help")
+    typed("import", "experiment", "checkpoints/x")
+    assert started == [
+        ["-m", "model.training.train", "checkpoints/x", "--resume", "latest", "--help"],
+        ["-m", "model.training.deepsdf", "import", "experiment", "checkpoints/x"],
+    ]
+    shown = deepsdf("serve", "--help")
+    assert shown.returncode == 0 and "python -m app" in shown.stdout
+
+
+def test_the_doctor_finds_what_is_missing_and_says_what_to_do(settings, tiny_checkpoint, tmp_path):
+    well = settings.model_copy(update={"checkpoints_dir": tiny_checkpoint.parent})
+    assert not [finding for finding in checks.of_installation(well) if finding.mend]
+    nobody = f"redis://127.0.0.1:{free_port()}"
+    ill = well.model_copy(
+        update={"checkpoints_dir": tmp_path / "none", "redis_url": nobody, "device": "cuda"}
+    )
+    amiss = {finding.what: finding.mend for finding in checks.of_installation(ill) if finding.mend}
+    assert {"models", "queue"} <= amiss.keys() <= {"models", "queue", "device"}
+    assert "DEEPSDF_CHECKPOINTS_DIR" in amiss["models"] and "REDIS_URL" in amiss["queue"]
