@@ -57,3 +57,27 @@ PROBLEM: dict[str, Any] = {
 }
 MODEL: dict[str, Any] = {"name": "chairs", "description": "Chairs, 48 designs.", "category": "chair"}
 MODEL_LIST: dict[str, Any] = {"models": [MODEL]}
+
+INTERPOLATION_OPTIONS: dict[str, Any] = {
+    "model": "chairs",
+    "start": {"completion": ID},
+    "end": {"shape": "kenney_chair"},
+    "count": 8,
+    "resolution": 96,
+}
+INTERPOLATION: dict[str, Any] = {
+    "id": "019a1c60a1b24c5d8e9f0a1b2c3d4e5f",
+    "status": "succeeded",
+    "options": INTERPOLATION_OPTIONS,
+    "progress": 1.0,
+    "queue_position": None,
+    "created_at": "2026-11-25T12:01:00Z",
+    "started_at": "2026-11-25T12:01:01Z",
+    "ended_at": "2026-11-25T12:01:04Z",
+    "error": None,
+    "links": {
+        "self": "/v1/interpolations/019a1c60a1b24c5d8e9f0a1b2c3d4e5f",
+        "mesh": "/v1/interpolations/019a1c60a1b24c5d8e9f0a1b2c3d4e5f/mesh",
+        "cancel": "/v1/interpolations/019a1c60a1b24c5d8e9f0a1b2c3d4e5f/cancel",
+    },
+}

@@ -28,12 +28,23 @@ from rq.worker_registration import get_keys
 
 from app.deliveries import Deliveries
 from app.idempotency import IDEMPOTENCY_S
-from app.schemas import ENDED, Completion, CompletionError, CompletionOptions, Links, Outcome, Status
+from app.schemas import (
+    ENDED,
+    Completion,
+    CompletionError,
+    CompletionOptions,
+    Interpolation,
+    InterpolationLinks,
+    InterpolationOptions,
+    Links,
+    Outcome,
+    Status,
+)
 from app.settings import Settings
 from app.tallies import TALLIES
 
 QUEUE = "completions"
-TASK = "worker.tasks.complete_scan"
+TASK, INTERPOLATE = "worker.tasks.complete_scan", "worker.tasks.interpolate"
 SERIALIZER = "json"
 OPEN = "deepsdf:open"
 """A hash of what has not been seen to end: id to owner. `app.housekeeping` takes out what has ended."""
@@ -48,6 +59,7 @@ WAKE = "deepsdf:wake"
 """A list whose elements say that something was enqueued: what an idle worker waits for."""
 
 T = TypeVar("T")
+Options = CompletionOptions | InterpolationOptions
 
 BROKEN = CompletionError(
     code="internal",
@@ -72,8 +84,8 @@ class TooManyOpen(Exception):
 class AlreadyEnded(Exception):
     """What has ended cannot be cancelled."""
 
-    def __init__(self, completion: Completion) -> None:
-        super().__init__(f"The completion has already ended: {completion.status}.")
+    def __init__(self, status: Status) -> None:
+        super().__init__(f"It has already ended: {status}.")
 
 
 def connect(settings: Settings, patience_s: float) -> Redis:
@@ -179,8 +191,8 @@ class CompletionQueue:
         self.queue = Queue(QUEUE, connection=connection, serializer=SERIALIZER)
         self.deliveries = Deliveries(connection, settings)
 
-    def submit(self, completion_id: str, options: CompletionOptions, ticket: Ticket | None = None) -> None:
-        """Enqueue a completion whose scan is already stored.
+    def submit(self, completion_id: str, options: Options, ticket: Ticket | None = None) -> None:
+        """Enqueue a completion whose scan is already stored, or an interpolation.
 
         Raises QueueFull or TooManyOpen; both bounds are exact.
         """
@@ -195,8 +207,9 @@ class CompletionQueue:
             self._check_open(pipe, given.owner)
             pipe.multi()
             self._enqueue(pipe, completion_id, options, given)
-            pipe.zadd(index_key(given.owner), {completion_id: 0})
-            pipe.hset(OPEN, completion_id, given.owner)
+            if isinstance(options, CompletionOptions):
+                pipe.zadd(index_key(given.owner), {completion_id: 0})
+                pipe.hset(OPEN, completion_id, given.owner)
             if given.claim is not None:
                 pipe.expire(given.claim, IDEMPOTENCY_S)
             pipe.eval(OVERTAKE, 1, self.queue.key)
@@ -215,7 +228,12 @@ class CompletionQueue:
         known = [name for name in completion_ids if name.isalnum()]
         jobs = dict(zip(known, self._fetch_many(known), strict=True))
         found = (jobs.get(name) for name in completion_ids)
-        return [None if job is None else self._view(job) for job in found]
+        return [None if job is None or job.func_name != TASK else self._view(job) for job in found]
+
+    def interpolation(self, interpolation_id: str) -> Interpolation | None:
+        """An interpolation as it stands, or None when nothing is known of it."""
+        job = self._fetch(interpolation_id)
+        return None if job is None or job.func_name != INTERPOLATE else self._interpolation(job)
 
     def page(
         self,
@@ -269,12 +287,12 @@ class CompletionQueue:
         def cancel(pipe: Pipeline) -> Completion | None:
             if (job := self._fetch(completion_id)) is None:
                 return None
-            completion = self._view(job)
-            if completion.status in ("succeeded", "failed", "expired"):
-                raise AlreadyEnded(completion)
+            status, _ = self._status(job)
+            if status in ("succeeded", "failed", "expired"):
+                raise AlreadyEnded(status)
             leases = self.leases(completion_id)
             pipe.multi()
-            if completion.status != "cancelled":
+            if status != "cancelled":
                 job.cancel(pipeline=pipe)
                 if leases:
                     pipe.zrem(self.queue.started_job_registry.key, *leases)
@@ -389,21 +407,20 @@ class CompletionQueue:
             if self.connection.exists(key) and not self.connection.hexists(key, "death")
         ]
 
-    def _enqueue(
-        self, pipe: Pipeline, completion_id: str, options: CompletionOptions, ticket: Ticket
-    ) -> None:
+    def _enqueue(self, pipe: Pipeline, completion_id: str, options: Options, ticket: Ticket) -> None:
         settings = self.settings
+        task = TASK if isinstance(options, CompletionOptions) else INTERPOLATE
         known = {name: value for name, value in asdict(ticket).items() if value}
         self.queue.enqueue_call(
-            TASK,
+            task,
             args=(completion_id, options.model_dump()),
             job_id=completion_id,
             # What lies here can be read by the scripts above.
-            meta={**known, "priority": options.priority},
+            meta={**known, "priority": getattr(options, "priority", "normal")},
             result_ttl=settings.record_ttl_s,
             failure_ttl=settings.record_ttl_s,
             retry=Retry(max=settings.retries, enqueue_at_front=True),
-            description=f"{TASK} {completion_id}",
+            description=f"{task} {completion_id}",
             pipeline=pipe,
         )
 
@@ -435,10 +452,7 @@ class CompletionQueue:
         return list(jobs)
 
     def _view(self, job: Job) -> Completion:
-        outcome = self._outcome(job)
-        status = outcome.status if outcome else STATUSES.get(job.get_status(refresh=False), "queued")
-        if self._has_expired(job):
-            status, outcome = "expired", None
+        status, outcome = self._status(job)
         running = status != "queued"
         known: dict[str, Any] = dict(job.meta)
         return Completion(
@@ -463,6 +477,29 @@ class CompletionQueue:
             webhook=self.deliveries.of(job.id, url) if (url := known.get("webhook_url")) else None,
             links=Links.of(job.id),
         )
+
+    def _interpolation(self, job: Job) -> Interpolation:
+        status, outcome = self._status(job)
+        return Interpolation(
+            id=job.id,
+            status=status,
+            options=InterpolationOptions.model_validate(job.args[1]),
+            progress=1.0 if status == "succeeded" else job.meta.get("progress", 0.0),
+            queue_position=self._position(job.id) if status == "queued" else None,
+            created_at=job.created_at,
+            started_at=job.started_at,
+            ended_at=job.ended_at,
+            error=outcome.error if outcome else BROKEN if status == "failed" else None,
+            links=InterpolationLinks.of(job.id),
+            owner=job.meta.get("owner", ""),
+        )
+
+    def _status(self, job: Job) -> tuple[Status, Outcome | None]:
+        """How it stands, and how it ended, if that is still to be known."""
+        if self._has_expired(job):
+            return "expired", None
+        outcome = self._outcome(job)
+        return outcome.status if outcome else STATUSES.get(job.get_status(refresh=False), "queued"), outcome
 
     def _has_expired(self, job: Job) -> bool:
         """A function of the record alone, so that every replica says the same at the same time."""

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from app import examples
 
@@ -224,6 +224,69 @@ class CompletionList(BaseModel):
 
     completions: list[Completion]
     cursor: str | None = Field(default=None, description="Where the next page begins; null on the last one.")
+
+
+class InterpolationEnd(BaseModel):
+    """Where an interpolation begins or ends: at a completion or at a training shape."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    completion: str | None = Field(
+        default=None, pattern="^[0-9a-f]{32}$", description="Id of a succeeded completion of the model."
+    )
+    shape: str | None = Field(default=None, max_length=200, description="Name of a training shape.")
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> InterpolationEnd:
+        if (self.completion is None) == (self.shape is None):
+            raise ValueError("give either `completion` or `shape`")
+        return self
+
+
+class InterpolationOptions(BaseModel):
+    """Body of `POST /v1/interpolations`."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [examples.INTERPOLATION_OPTIONS]}
+    )
+
+    model: str = Field(default="chairs", min_length=1, max_length=100, description="Name of a trained model.")
+    start: InterpolationEnd
+    end: InterpolationEnd
+    count: int = Field(default=8, ge=2, le=32, description="Meshes, those of both ends included.")
+    resolution: int = Field(default=96, ge=32, le=256, description="Grid cells per axis of each mesh.")
+
+
+class InterpolationLinks(BaseModel):
+    """Where to go from here, as paths on this server."""
+
+    self: str
+    mesh: str
+    cancel: str
+
+    @classmethod
+    def of(cls, interpolation_id: str) -> InterpolationLinks:
+        """Those of an interpolation."""
+        here = f"/v1/interpolations/{interpolation_id}"
+        return cls(self=here, mesh=f"{here}/mesh", cancel=f"{here}/cancel")
+
+
+class Interpolation(BaseModel):
+    """The way from one latent code to another, as meshes in the model's canonical frame."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.INTERPOLATION]})
+
+    id: str
+    status: Status
+    options: InterpolationOptions
+    progress: float = Field(default=0.0, ge=0, le=1)
+    queue_position: int | None = None
+    created_at: datetime
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    error: CompletionError | None = None
+    links: InterpolationLinks
+    owner: str = Field(default="", exclude=True)
 
 
 class Latent(BaseModel):

@@ -12,7 +12,7 @@ from app.housekeeping import Housekeeper
 from app.queue import CompletionQueue
 from app.rate import Rate
 from app.scans import Attachments, Limits, PackedScan, Readers, Upload
-from app.schemas import ENDED, Completion, ModelCard
+from app.schemas import ENDED, Completion, Interpolation, ModelCard
 from app.settings import Settings
 from app.storage import Storage
 from app.watcher import Watcher
@@ -66,6 +66,36 @@ class Service:
             raise expired(completion)
         return completion
 
+    def find_interpolation(self, owner: str, interpolation_id: str) -> Interpolation:
+        """An owner's interpolation. Raises the same problems as `find`."""
+        found = self.queue.interpolation(interpolation_id)
+        if found is None or found.owner != owner:
+            told = f"There is no interpolation {interpolation_id!r} (any more)."
+            raise ProblemRaised(404, "unknown_interpolation", told)
+        if found.status == "expired":
+            raise expired(found)
+        return found
+
+    def check_model(self, name: str) -> None:
+        """Raises a 400 problem for an unknown model."""
+        if name not in (names := [card.name for card in self.models()]):
+            raise ProblemRaised(400, "unknown_model", f"There is no model {name!r}. There are: {names}.")
+
+    def check_start(self, owner: str, start_from: str, model: str) -> None:
+        """One can start from what a completion found if it has succeeded with the same model."""
+        start = self.queue.get(start_from)
+        if start is None or start.owner != owner or not self._has_report(start):
+            raise ProblemRaised(404, "unknown_start", f"There is no completion {start_from!r} to start from.")
+        if start.status != "succeeded":
+            detail = f"The completion {start_from!r} is {start.status}. Start from one that has succeeded."
+            raise ProblemRaised(409, "start_not_succeeded", detail)
+        if start.options.model != model:
+            told = f"{start_from!r} was made with the model {start.options.model!r}, whose codes are its own."
+            raise ProblemRaised(409, "start_of_other_model", told)
+
+    def _has_report(self, start: Completion) -> bool:
+        return start.status != "succeeded" or self.storage.report_path(start.id).exists()
+
     def succeeded(self, owner: str, completion_id: str) -> Completion:
         """The same, if it has results. Raises a 409 problem if it has none (yet)."""
         completion = self.find(owner, completion_id)
@@ -85,9 +115,9 @@ def unknown(completion_id: str) -> ProblemRaised:
     return ProblemRaised(404, "unknown_completion", f"There is no completion {completion_id!r} (any more).")
 
 
-def expired(completion: Completion) -> ProblemRaised:
-    """The 410 of a completion."""
-    detail = f"The completion ended at {completion.ended_at} and was kept no longer. Submit the scan again."
+def expired(ended: Completion | Interpolation) -> ProblemRaised:
+    """The 410 of what was kept long enough."""
+    detail = f"It ended at {ended.ended_at} and was kept no longer. Submit it again."
     return ProblemRaised(410, "expired", detail)
 
 

@@ -15,7 +15,7 @@ Array = NDArray[np.float64]
 WIDTH, HEIGHT = 320, 240
 FINER = 2
 """Drawn so many times larger, for smooth edges."""
-SAMPLES = 300_000
+SAMPLES = 250_000
 """Points on the surface that are drawn: several for each pixel that the object covers."""
 MAX_SCAN_POINTS = 700
 GREY, ORANGE = np.array([184.0, 189.0, 199.0]), np.array([232.0, 106.0, 23.0])
@@ -30,7 +30,8 @@ def picture(mesh: Mesh, points: Array, up: Array | None = None) -> bytes:
     seen = points[:: max(1, len(points) // MAX_SCAN_POINTS)] @ turn.T
     canvas = _Canvas(np.concatenate([surface, seen]))
     canvas.draw(surface, shades)
-    canvas.draw(seen, np.broadcast_to(ORANGE, seen.shape), dot=1)
+    seen[:, 2] += 2 / canvas.scale  # of what lies on the surface the points are seen
+    canvas.draw(seen, np.broadcast_to(ORANGE, seen.shape))
     return canvas.png()
 
 
@@ -72,16 +73,16 @@ class _Canvas:
         self.image = np.zeros((*self.size, 4))
         self.depth = np.full(self.size, -np.inf)
 
-    def draw(self, points: Array, colors: Array, dot: int = 0) -> None:
-        """Points (N, 3) of the camera's frame as squares with a side of 2 dot + 1, the nearest on top."""
+    def draw(self, points: Array, colors: Array) -> None:
+        """Points (N, 3) of the camera's frame as squares of three by three, the nearest on top."""
         order = points[:, 2].argsort()  # of several in one pixel the last is kept
         points, colors = points[order], colors[order]
         across = self.scale * (points - self.middle)
         columns = (self.size[1] / 2 + across[:, 0]).astype(int)
         rows = (self.size[0] / 2 - across[:, 1]).astype(int)
-        for down in range(-dot, dot + 1):
-            for right in range(-dot, dot + 1):
-                self._put(rows + down, columns + right, points[:, 2] + dot / self.scale, colors)
+        for down in (-1, 0, 1):
+            for right in (-1, 0, 1):
+                self._put(rows + down, columns + right, points[:, 2], colors)
 
     def _put(self, rows: NDArray[np.int_], columns: NDArray[np.int_], depth: Array, colors: Array) -> None:
         inside = (rows >= 0) & (rows < self.size[0]) & (columns >= 0) & (columns < self.size[1])

@@ -9,18 +9,22 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from app import tracing
 from app.scans import Scan
-from app.schemas import MESH_FORMATS, CompletionOptions, Outcome
+from app.schemas import MESH_FORMATS, CompletionOptions, InterpolationEnd, InterpolationOptions, Outcome
 from app.schemas import CompletionError as Failure
 from app.settings import get_settings
 from app.storage import Storage
 from model.batch import Steps, out_of_memory
-from model.checkpoint import BadCheckpoint
+from model.checkpoint import BadCheckpoint, Checkpoint
+from model.codes import between, decode
 from model.completion import Array, Completer, Completion, CompletionError, OnPreview, OnStep
-from model.mesh import Mesh, export
+from model.mesh import Mesh, animated_glb, export
 from model.observation import View
+from model.surface import NoSurface
 from worker.models import Models
 from worker.picture import picture
 from worker.progress import DeadlinePassed, Reporter
@@ -81,14 +85,63 @@ def _outcome(completion_id: str, options: dict[str, Any], reporter: Reporter) ->
         return _failed("out_of_memory", "The completion needs more memory than the worker has. " + LESS)
 
 
+def interpolate(interpolation_id: str, options: dict[str, Any], reporter: Reporter) -> Steps[dict[str, Any]]:
+    """Decode the codes between two ends, one a step; ends as `complete_scan` does."""
+    try:
+        yield from _interpolating(interpolation_id, InterpolationOptions.model_validate(options), reporter)
+        outcome = Outcome(status="succeeded")
+    except CompletionError as error:
+        outcome = _failed(error.code, error.detail)
+    except NoSurface:
+        outcome = _failed("no_surface", "A shape between the two is empty. Take ends that are more alike.")
+    except DeadlinePassed:
+        outcome = _failed("deadline_passed", "It took too long. Try a lower `resolution` or `count`.")
+    except BadCheckpoint as error:
+        log.error("%s", error)
+        outcome = _failed("unknown_model", f"This worker cannot load the model {options['model']!r}.")
+    log.info("interpolation %s %s", interpolation_id, outcome.status)
+    return outcome.model_dump(mode="json")
+
+
+def _interpolating(interpolation_id: str, options: InterpolationOptions, reporter: Reporter) -> Steps[None]:
+    """Keep each mesh in every format, numbered from 1, and all of them as one animated GLB."""
+    storage, checkpoint = Storage(get_settings().data_dir), completer(options.model).checkpoint
+    first, last = (_end_code(storage, checkpoint, end) for end in (options.start, options.end))
+    meshes: list[Mesh] = []
+    for number, code in enumerate(between(first, last, options.count), start=1):
+        reporter.tell("mesh", number, options.count, share=(number - 1) / options.count)
+        meshes.append(decode(checkpoint, code, options.resolution))
+        for format in MESH_FORMATS:
+            storage.save_mesh(interpolation_id, export(meshes[-1], format), format, number)
+        yield None
+    storage.save_mesh(interpolation_id, animated_glb(meshes), "glb")
+
+
+def _end_code(storage: Storage, checkpoint: Checkpoint, end: InterpolationEnd) -> Tensor:
+    """The code (L,) of one end."""
+    if end.completion is not None:
+        code = torch.tensor(_code_of(storage, end.completion))
+        if code.shape != checkpoint.codes.shape[1:]:
+            told = f"The code of {end.completion} is of an earlier training of this model. Complete it anew."
+            raise CompletionError("invalid_option", told)
+        return code.to(checkpoint.codes)
+    if end.shape not in checkpoint.shapes:
+        some = ", ".join(checkpoint.shapes[row] for row in checkpoint.own_shapes[:10])
+        raise CompletionError("unknown_shape", f"There is no training shape {end.shape!r}. Some are: {some}.")
+    return checkpoint.codes[checkpoint.shapes.index(end.shape)]
+
+
 def _start(storage: Storage, options: CompletionOptions) -> list[float] | None:
     """The code (L,) that the completion `start_from` ended with."""
-    if options.start_from is None:
-        return None
+    return None if options.start_from is None else _code_of(storage, options.start_from)
+
+
+def _code_of(storage: Storage, completion_id: str) -> list[float]:
+    """The code (L,) in the report of a completion."""
     try:
-        code: list[float] = storage.load_report(options.start_from)["code"]
+        code: list[float] = storage.load_report(completion_id)["code"]
     except (FileNotFoundError, KeyError):
-        detail = f"The report of {options.start_from} is gone. Leave `start_from` out."
+        detail = f"The report of {completion_id} is gone. Start from another completion, or from none."
         raise CompletionError("start_missing", detail) from None
     return code
 

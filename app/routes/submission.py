@@ -183,10 +183,10 @@ async def submit(
 
 def _accepted(service: Service, owner: str, asked: Submission, sent: Parcel, key: str | None) -> Completion:
     options = asked.options()
-    _check_model(service, options.model)
+    service.check_model(options.model)
     _check_webhook(service, asked)
     if options.start_from is not None:
-        _check_start(service, owner, options.start_from, options.model)
+        service.check_start(owner, options.start_from, options.model)
     completion_id = new_id()
     ticket = Ticket(owner, webhook_url=asked.webhook_url, trace=carried(), request_id=request_id.get())
     if key is None:
@@ -232,25 +232,3 @@ def _check_webhook(service: Service, asked: Submission) -> None:
     if asked.webhook_url is not None and not service.settings.webhook_secret:
         told = "This service tells no webhooks: its operator has set no DEEPSDF_WEBHOOK_SECRET."
         raise ProblemRaised(400, "no_webhooks", told)
-
-
-def _check_model(service: Service, name: str) -> None:
-    if name not in (names := [card.name for card in service.models()]):
-        raise ProblemRaised(400, "unknown_model", f"There is no model {name!r}. There are: {names}.")
-
-
-def _check_start(service: Service, owner: str, start_from: str, model: str) -> None:
-    """A completion can start from what another one found if that has succeeded with the same model."""
-    start = service.queue.get(start_from)
-    if start is None or start.owner != owner or not _has_report(service, start):
-        raise ProblemRaised(404, "unknown_start", f"There is no completion {start_from!r} to start from.")
-    if start.status != "succeeded":
-        detail = f"The completion {start_from!r} is {start.status}. Start from one that has succeeded."
-        raise ProblemRaised(409, "start_not_succeeded", detail)
-    if start.options.model != model:
-        detail = f"{start_from!r} was made with the model {start.options.model!r}, whose codes are its own."
-        raise ProblemRaised(409, "start_of_other_model", detail)
-
-
-def _has_report(service: Service, start: Completion) -> bool:
-    return start.status != "succeeded" or service.storage.report_path(start.id).exists()

@@ -31,12 +31,17 @@ def operations(api):
             yield method, path
 
 
+def about(path, name):
+    """The path with its blanks filled in."""
+    return re.sub(r"\{\w+\}", name, path)
+
+
 def test_without_a_key_nothing_under_v1_answers(keyed):
     asked = [(method, path) for method, path in operations(keyed) if path.startswith("/v1")]
     assert len(asked) > 10
     for method, path in asked:
         for wrong in ({}, {"Authorization": "Bearer nonsense"}, {"Authorization": "Basic a-key"}):
-            answer = keyed.request(method, path.format(completion_id="0" * 32, name="tiny"), headers=wrong)
+            answer = keyed.request(method, about(path, "0" * 32), headers=wrong)
             problem(answer, 401, "unauthorized")
             assert answer.headers["www-authenticate"] == "Bearer"
     assert keyed.get("/healthz").status_code == 200
@@ -48,13 +53,20 @@ def test_no_endpoint_shows_or_touches_the_completions_of_others(keyed, settings)
     end(settings, made["id"], {"faces": 8, "code": [0.0]}, status="succeeded")
     Storage(settings.data_dir).save_mesh(made["id"], b"glb", "glb")
     stored = sorted(settings.data_dir.rglob("*"))
-    about_one = [(method, path) for method, path in operations(keyed) if "{completion_id}" in path]
-    assert len(about_one) >= 10
+    ends = {"start": {"completion": made["id"]}, "end": {"completion": made["id"]}}
+    way = keyed.post("/v1/interpolations", json={"model": "tiny", **ends}, headers=ALICE).json()
+    names = {"{completion_id}": made["id"], "{interpolation_id}": way["id"]}
+    about_one = [(method, path) for method, path in operations(keyed) if "_id}" in path]
+    assert len(about_one) >= 14
     for method, path in about_one:
-        hers = keyed.request(method, path.format(completion_id=made["id"]), headers=BOB)
-        noones = keyed.request(method, path.format(completion_id="0" * 32), headers=BOB)
+        (blank,) = re.findall(r"\{\w+\}", path)
+        hers = keyed.request(method, path.replace(blank, names[blank]), headers=BOB)
+        noones = keyed.request(method, path.replace(blank, "0" * 32), headers=BOB)
         assert hers.status_code == noones.status_code == 404, (method, path)
-        assert hers.json()["code"] == noones.json()["code"] == "unknown_completion"
+        assert hers.json()["code"] == noones.json()["code"] == f"unknown_{blank[1:-4]}"
+    problem(
+        keyed.post("/v1/interpolations", json={"model": "tiny", **ends}, headers=BOB), 404, "unknown_start"
+    )
     assert keyed.get("/v1/completions", headers=BOB).json()["completions"] == []
     problem(submit(keyed, BOB, start_from=made["id"]), 404, "unknown_start")
     assert keyed.get(made["links"]["mesh"], headers=ALICE).content == b"glb"

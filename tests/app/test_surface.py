@@ -206,6 +206,47 @@ def test_a_model_can_be_looked_at(api):
     problem(api.get("/v1/models/unicorns"), 404, "unknown_model")
 
 
+# Interpolations
+
+
+def way(api, start, end, **more):
+    return api.post("/v1/interpolations", json={"model": "tiny", "start": start, "end": end, **more})
+
+
+def test_an_interpolation_is_queued_looked_at_and_deleted(api, settings):
+    done = submit(api).json()["id"]
+    problem(way(api, {"completion": done}, {"shape": "a"}), 409, "start_not_succeeded")
+    end(settings, done, {"faces": 8, "code": [0.0]}, status="succeeded")
+    made = way(api, {"completion": done}, {"shape": "a"}, count=3)
+    assert made.status_code == 202 and made.headers["location"] == made.json()["links"]["self"]
+    links = made.json()["links"]
+    assert api.get(links["self"]).json()["queue_position"] == 1
+    problem(api.get(links["mesh"]), 409, "no_meshes")
+    assert made.json()["id"] not in ids(api.get("/v1/completions"))
+    problem(api.get(f"/v1/completions/{made.json()['id']}"), 404, "unknown_completion")
+    assert api.post(links["cancel"]).json()["status"] == "cancelled"
+    assert api.delete(links["self"]).status_code == 204
+    problem(api.get(links["self"]), 404, "unknown_interpolation")
+
+
+def test_the_meshes_of_an_interpolation_are_numbered(api, settings):
+    made = way(api, {"shape": "a"}, {"shape": "b"}, count=2).json()
+    end(settings, made["id"], status="succeeded")
+    storage = Storage(settings.data_dir)
+    for number in range(3):
+        storage.save_mesh(made["id"], f"{number}".encode(), "glb", number)
+        assert api.get(made["links"]["mesh"], params={"number": number}).content == f"{number}".encode()
+    problem(api.get(made["links"]["mesh"] + "?number=3"), 404, "unknown_mesh")
+    problem(api.get(made["links"]["mesh"] + "?format=stl"), 404, "unknown_mesh")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{}, {"shape": "a", "completion": "0" * 32}, {"shape": 1}, {"colour": "red"}]
+)
+def test_an_end_of_an_interpolation_is_one_thing(api, wrong):
+    problem(way(api, wrong, {"shape": "a"}), 422, "invalid_request")
+
+
 # Deletion and expiry
 
 
