@@ -24,7 +24,7 @@ from app.client.answers import (
     sent_once,
 )
 from app.client.scans import Files, Scan, form_of, parts_of, parts_of_scans
-from app.schemas import ENDED, Completion, MeshFormat, ModelCard, ModelList
+from app.schemas import ENDED, Completion, CompletionList, MeshFormat, ModelCard, ModelList, Status
 
 if TYPE_CHECKING:
     import trimesh
@@ -73,6 +73,18 @@ class AsyncClient:
         """How the completion stands."""
         answer = await self._call("GET", f"/v1/completions/{completion_id}")
         return Completion.model_validate(answer.json())
+
+    async def completions(
+        self, *, status: Status | None = None, model: str | None = None, limit: int = 20
+    ) -> list[Completion]:
+        """Your newest completions, newest first; `limit` is at most 100."""
+        wanted = options_of({"status": status, "model": model, "limit": limit})
+        answer = await self._call("GET", "/v1/completions", params=wanted)
+        return CompletionList.model_validate(answer.json()).completions
+
+    async def delete(self, completion_id: str) -> None:
+        """Have the scan and all that came of it forgotten; what runs is cancelled first."""
+        await self._call("DELETE", f"/v1/completions/{completion_id}")
 
     async def wait(
         self,

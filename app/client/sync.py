@@ -23,7 +23,7 @@ from app.client.answers import (
     sent_once,
 )
 from app.client.scans import Files, Scan, form_of, parts_of, parts_of_scans
-from app.schemas import ENDED, Completion, MeshFormat, ModelCard, ModelList
+from app.schemas import ENDED, Completion, CompletionList, MeshFormat, ModelCard, ModelList, Status
 
 if TYPE_CHECKING:
     import trimesh
@@ -99,6 +99,18 @@ class Client:
     def status(self, completion_id: str) -> Completion:
         """How the completion stands."""
         return Completion.model_validate(self._call("GET", f"/v1/completions/{completion_id}").json())
+
+    def completions(
+        self, *, status: Status | None = None, model: str | None = None, limit: int = 20
+    ) -> list[Completion]:
+        """Your newest completions, newest first; `limit` is at most 100."""
+        wanted = options_of({"status": status, "model": model, "limit": limit})
+        answer = self._call("GET", "/v1/completions", params=wanted)
+        return CompletionList.model_validate(answer.json()).completions
+
+    def delete(self, completion_id: str) -> None:
+        """Have the scan and all that came of it forgotten; what runs is cancelled first."""
+        self._call("DELETE", f"/v1/completions/{completion_id}")
 
     def wait(
         self,

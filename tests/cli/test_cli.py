@@ -96,6 +96,7 @@ def test_scans_are_completed_on_a_service_which_is_asked_how_they_stand(service,
     shown = typed("status", told[0]["id"], *at)
     assert shown.exit_code == 0 and "succeeded" in shown.stdout
     assert json.loads(typed("status", told[0]["id"], *at, "--json").stdout)["status"] == "succeeded"
+    assert told[0]["id"] in typed("status", *at).stdout
     ended = typed("cancel", told[0]["id"], *at)
     assert ended.exit_code == 1 and "already_ended" in ended.stderr
     assert "tiny" in typed("models", *at).stdout

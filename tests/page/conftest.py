@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from processes import Service
+import uvicorn
+from processes import Service, eventually, free_port
 from windows import Visit
+
+from app.keys import digest
+from app.main import create_app
+from app.settings import Settings
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -58,3 +64,17 @@ def phone(browser: Browser, service: Service) -> Iterator[Visit]:
     service.ready()
     how = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "has_touch": True}
     yield from visit(browser, str(service.client.http.base_url), **how)
+
+
+@pytest.fixture
+def guarded(browser: Browser, settings: Settings) -> Iterator[Visit]:
+    """A window on an API that wants a key, "open-sesame"; it has a real queue and no worker."""
+    locked = settings.model_copy(update={"api_keys": {"anna": digest("open-sesame")}})
+    config = uvicorn.Config(create_app(locked), port=free_port(), log_level="warning")
+    server = uvicorn.Server(config)
+    thread = Thread(target=server.run)
+    thread.start()
+    eventually(lambda: server.started)
+    yield from visit(browser, f"http://127.0.0.1:{config.port}")
+    server.should_exit = True
+    thread.join()

@@ -181,23 +181,22 @@ def test_it_fits_a_phone_at_night(phone):
     assert not phone.console
 
 
-def test_an_api_key_is_asked_for_where_the_service_wants_one(window):
-    """A stand-in for a service with keys: requests without the key are answered by 401 before they arrive."""
-    problem = {"title": "Unauthorized", "status": 401, "code": "no_key", "detail": "Send an API key."}
-
-    def guard(route):
-        if route.request.headers.get("authorization") == "Bearer open-sesame":
-            return route.continue_()
-        return route.fulfill(status=401, content_type="application/problem+json", body=json.dumps(problem))
-
-    window.page.route("**/v1/**", guard)
-    window.open()
-    window.page.get_by_label("API key").fill("open-sesame")
-    window.page.get_by_role("button", name="Use this key").click()
-    window.drop(("ball.npy", half_ball()))
-    window.page.get_by_label("Model").wait_for()
-    window.page.get_by_label("Model").locator("option", has_text="tiny").wait_for(state="attached")
-    assert window.page.get_by_role("alert").inner_text() == ""
+def test_an_api_key_is_asked_for_where_the_service_wants_one(guarded):
+    guarded.open()
+    page = guarded.page
+    page.get_by_label("API key").fill("wrong")
+    page.get_by_role("button", name="Use this key").click()
+    page.get_by_role("alert").get_by_text("API key").first.wait_for()
+    page.get_by_label("API key").fill("open-sesame")
+    page.get_by_role("button", name="Use this key").click()
+    page.get_by_label("API key").wait_for(state="detached")
+    guarded.drop(("ball.npy", half_ball()))
+    page.get_by_label("Model").locator("option", has_text="tiny").wait_for(state="attached")
+    page.get_by_role("button", name="Complete it").click()
+    page.get_by_role("heading", name="Waiting for a worker").wait_for()  # there is none
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("heading", name="Cancelled").wait_for()
+    assert page.get_by_role("alert").inner_text() == ""
 
 
 def test_a_large_scan_and_a_large_mesh_turn_smoothly(window, capsys):

@@ -72,8 +72,13 @@ def complete(
 
 
 @app.command(rich_help_panel="Completing")
-def status(id: Id, url: Url = None, key: Key = None, json: AsJson = False) -> None:
-    """How a completion stands."""
+def status(
+    id: Annotated[str | None, typer.Argument(help="Id of a completion; none: your newest ones.")] = None,
+    url: Url = None,
+    key: Key = None,
+    json: AsJson = False,
+) -> None:
+    """How a completion stands, or all of your newest."""
     from worker.cli import remote
 
     sys.exit(remote.status(remote.connect(url, key), id, json))

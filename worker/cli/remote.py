@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import TypeVar
 
 import httpx2
+from pydantic_core import to_json
 from rich.console import Console
 from rich.table import Table
 
@@ -15,6 +17,7 @@ from app.schemas import Completion, ModelCard
 from app.settings import get_settings
 from worker.cli.exits import FAILED, OK, UNREACHABLE
 
+T = TypeVar("T")
 HERE = "http://127.0.0.1:8000"
 
 
@@ -29,30 +32,47 @@ def unreachable(url: object, error: Exception) -> int:
     return UNREACHABLE
 
 
-def status(client: Client, completion_id: str, as_json: bool) -> int:
-    """Print how a completion stands."""
-    return _tell(client, lambda: client.status(completion_id), as_json)
+def status(client: Client, completion_id: str | None, as_json: bool) -> int:
+    """Print how a completion stands, or the newest ones."""
+    if completion_id is None:
+        return _tell(client, client.completions, _list, as_json)
+    return _tell(client, lambda: client.status(completion_id), _table, as_json)
 
 
 def cancel(client: Client, completion_id: str, as_json: bool) -> int:
     """End a completion early, and print how it stands then."""
-    return _tell(client, lambda: client.cancel(completion_id), as_json)
+    return _tell(client, lambda: client.cancel(completion_id), _table, as_json)
 
 
-def _tell(client: Client, ask: Any, as_json: bool) -> int:
+def models(url: str | None, key: str | None, as_json: bool) -> int:
+    """Print the trained models of a service, or of this installation."""
+    client = connect(url, key)
+    return _tell(client, client.models if url else _installed, _models, as_json)
+
+
+def _tell(client: Client, ask: Callable[[], T], shown: Callable[[T], Table], as_json: bool) -> int:
+    """Ask, and print the answer: as a table, or as JSON."""
     try:
         with client:
-            completion: Completion = ask()
+            answer = ask()
     except ProblemError as error:
         print(error, file=sys.stderr)
         return FAILED
     except httpx2.TransportError as error:
         return unreachable(client.http.base_url, error)
     if as_json:
-        print(completion.model_dump_json(indent=2))
+        print(to_json(answer, indent=2).decode())
     else:
-        Console().print(_table(completion))
+        Console().print(shown(answer))
     return OK
+
+
+def _list(completions: list[Completion]) -> Table:
+    table = Table("id", "status", "progress", "model", "created", box=None)
+    for one in completions:
+        created = f"{one.created_at:%Y-%m-%d %H:%M}"
+        table.add_row(one.id, one.status, f"{one.progress:.0%}", one.options.model, created)
+    return table
 
 
 def _table(completion: Completion) -> Table:
@@ -74,24 +94,12 @@ def _table(completion: Completion) -> Table:
     return table
 
 
-def models(url: str | None, key: str | None, as_json: bool) -> int:
-    """Print the trained models of a service, or of this installation."""
-    try:
-        cards = connect(url, key).models() if url else _installed()
-    except ProblemError as error:
-        print(error, file=sys.stderr)
-        return FAILED
-    except httpx2.TransportError as error:
-        return unreachable(url, error)
-    if as_json:
-        print(json.dumps([card.model_dump(mode="json") for card in cards], indent=2))
-        return OK
+def _models(cards: list[ModelCard]) -> Table:
     table = Table("model", "category", "shapes", "description", box=None)
     for card in cards:
         shapes = (card.model_extra or {}).get("training_shapes", "")
         table.add_row(card.name, card.category, str(shapes), card.description)
-    Console().print(table)
-    return OK
+    return table
 
 
 def _installed() -> list[ModelCard]:
