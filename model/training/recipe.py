@@ -178,6 +178,8 @@ class Recipe(_Section):
         depths = [stage.depth or self.decoder.depth for stage in self.training.curriculum]
         if depths and (depths != sorted(depths) or depths[-1] != self.decoder.depth):
             raise ValueError(f"curriculum: `depth` must not fall and end with {self.decoder.depth}: {depths}")
+        if len(set(depths)) > 1 and self.decoder.points_in_all:
+            raise ValueError("curriculum: `depth` cannot grow in a network with points_in_all")
         if depths and depths[0] <= max(self.decoder.spec().fed):
             raise ValueError(
                 f"curriculum: `depth` {depths[0]} must exceed skip_layer {self.decoder.skip_layer}"

@@ -531,7 +531,12 @@ def test_a_specs_file_becomes_a_recipe(tmp_path: Path, capsys: pytest.CaptureFix
     assert (training.points_per_shape, training.shapes_per_step) == (16384, 64)
     assert training.steps == math.ceil(2001 * 3 / 64)  # three shapes
     assert (training.decoder_rate, training.code_rate) == (0.0005, 0.001)
+    assert (training.schedule, training.step_share, training.step_factor) == ("step", 500 / 2001, 0.5)
+    assert training.warmup_share == 0
     assert (training.clamping_distance, training.code_penalty) == (0.1, 1e-4)
+    assert (training.code_prior, training.penalty_share) == ("norm", 100 / 2001)
+    assert (training.code_bound, training.gradient_clip) == (1.0, 0.0)
+    assert training.snapshot_every == 50 and training.extra_snapshots == [50]  # of 47 and 5 and 23 steps
     assert training.code_std == 1.0  # DeepSDF's default, not ours
     assert training.float32_share == 1.0
     assert (recipe.samples.skin, recipe.samples.variants) == (0.0, 0)
@@ -543,13 +548,14 @@ def test_what_a_recipe_cannot_say_stands_in_it_as_a_comment(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Everything of specs.json has become a setting or is spoken of."""
-    _, text = converted(tmp_path, capsys, GradientClipNorm=0.5, MyOwn={"x": 1})
+    recipe, text = converted(tmp_path, capsys, GradientClipNorm=0.5, MyOwn={"x": 1})
     spoken = set(re.findall(r"^# (\w+)", text, re.MULTILINE))
     taken = {"Description", "DataSource", "TrainSplit", "NetworkArch", "CodeLength", "SamplesPerScene"}
-    taken |= {"ScenesPerBatch", "ClampingDistance", "CodeRegularization"}
+    taken |= {"ScenesPerBatch", "ClampingDistance", "CodeRegularization", "CodeRegularizationLambda"}
+    taken |= {"LearningRateSchedule", "GradientClipNorm", "CodeBound"}
     assert spoken | taken == set(json.loads((tmp_path / "specs.json").read_text()))
     assert not spoken & taken
-    assert "# GradientClipNorm = 0.5: not taken over" in text and "CodeInitStdDev" not in spoken
+    assert recipe.training.gradient_clip == 0.5 and "CodeInitStdDev" not in spoken
     assert '# MyOwn = {"x": 1}: not taken over' in text
 
 
@@ -561,9 +567,10 @@ def test_other_schedules_and_switches_are_understood(
         {"Type": "Constant", "Value": 2e-3},
     ]
     changes = {"CodeRegularization": False, "CodeInitStdDev": 0.1, "SamplesPerScene": 101}
-    recipe, _ = converted(tmp_path, capsys, LearningRateSchedule=schedules, **changes)
+    recipe, text = converted(tmp_path, capsys, LearningRateSchedule=schedules, **changes)
     training = recipe.training
-    assert (training.decoder_rate, training.code_rate) == (3e-4, 2e-3)
+    assert (training.decoder_rate, training.code_rate, training.schedule) == (3e-4, 2e-3, "cosine")
+    assert "they rise, then fall along a cosine" in text
     assert (training.code_penalty, training.code_std, training.points_per_shape) == (0.0, 0.1, 100)
 
 

@@ -36,6 +36,11 @@ def test_what_is_written_is_set_and_the_rest_is_default(tmp_path: Path) -> None:
         ("[training]\nsteps = 0\n", "steps"),
         ("[samples]\nskin = -0.1\n", "skin"),
         ("[decoder]\ndropout = 1.0\n", "dropout"),
+        (
+            "[decoder]\npoints_in_all = true\n"
+            "[training]\ncurriculum = [{until = 0.5, depth = 6}, {until = 1.0}]\n",
+            "points_in_all",
+        ),
         ("[decoder]\nskip_layer = 9\n", "skip_layer"),
         ("[decoder]\nskip_layer = [0, 4]\n", "skip_layer"),
         ("[decoder]\nlayer_norm = [8]\n", "layer_norm"),

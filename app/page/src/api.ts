@@ -22,6 +22,14 @@ export interface Completion {
   error: { code: string; detail: string } | null;
 }
 
+/** The way from one completion to another, as meshes in the model's canonical frame. */
+export interface Interpolation {
+  id: string;
+  status: Status;
+  progress: number;
+  error: { code: string; detail: string } | null;
+}
+
 export interface Model {
   name: string;
   description: string;
@@ -39,8 +47,7 @@ export interface Example {
 
 export type Format = "glb" | "ply" | "obj" | "stl";
 
-export const hasEnded = (completion: Completion): boolean =>
-  completion.status !== "queued" && completion.status !== "running";
+export const hasEnded = ({ status }: { status: Status }): boolean => status !== "queued" && status !== "running";
 
 /** What the service answered instead of doing it: problem+json, or as much of it as there was. */
 export class Problem extends Error {
@@ -113,6 +120,16 @@ export const previewFile = async (id: string): Promise<Blob> =>
 export const scanFile = async (id: string): Promise<File> =>
   new File([await (await call(`v1/completions/${id}/scan`)).blob()], "scan.ply");
 export const reportFile = async (id: string): Promise<Blob> => (await call(`v1/completions/${id}/report`)).blob();
+
+export const interpolate = (model: string, from: string, to: string, count: number): Promise<Interpolation> =>
+  json("v1/interpolations", {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ model, start: { completion: from }, end: { completion: to }, count, resolution: 64 }),
+  });
+export const findInterpolation = (id: string): Promise<Interpolation> => json(`v1/interpolations/${id}`);
+export const stepFile = async (id: string, number: number): Promise<Blob> =>
+  (await call(`v1/interpolations/${id}/mesh?number=${number}`)).blob();
 
 /** Send a scan. The key makes the request safe to send again: a second one finds the first one's completion. */
 export async function submit(form: FormData, options: Record<string, string>): Promise<Completion> {

@@ -1,6 +1,7 @@
 // A completion while it runs, and what came of it.
 
 import { hasEnded } from "./api";
+import { past } from "./history";
 import * as state from "./state";
 
 const PHASES: [string, string][] = [
@@ -74,7 +75,8 @@ export function ResultCard() {
       <h2 id="result-title">Completed {report.grade && <span class={`grade ${report.grade}`}>{report.grade}</span>}</h2>
       {report.verdict && <p class="verdict">{report.verdict}</p>}
       {job.now.warnings.map((words) => <p key={words} class="quiet">{words}</p>)}
-      <Alternatives count={job.now.options.samples} />
+      {!state.way.value && <Alternatives count={job.now.options.samples} />}
+      <WayTo />
       <Downloads />
       <Facts report={report} />
       <button class="wide" onClick={state.leave}>{state.scan.value && !state.scan.value.kept ? "Change the options" : "Close"}</button>
@@ -93,6 +95,44 @@ function Alternatives({ count }: { count: number }) {
         onInput={(event) => state.pickSample(Number(event.currentTarget.value))} />
       <small>All of them agree with what was seen; where they differ, the scan leaves it open.</small>
     </label>
+  );
+}
+
+function WayTo() {
+  const way = state.way.value;
+  const job = state.job.value!;
+  const others = past.value.filter((item) => item.status === "succeeded" && item.id !== job.id && item.model === job.now.options.model);
+  if (way) return <Steps way={way} />;
+  if (others.length === 0) return null;
+  const pick = (event: { currentTarget: HTMLSelectElement }) => {
+    const found = others.find(({ id }) => id === event.currentTarget.value);
+    if (found) void state.findWay(found);
+  };
+  return (
+    <label class="field">
+      <span>The way to another one</span>
+      <select value="" onChange={pick}>
+        <option value="">choose…</option>
+        {others.map(({ id, name, at }) => <option key={id} value={id}>{name}, {new Date(at).toLocaleTimeString(undefined, { timeStyle: "short" })}</option>)}
+      </select>
+    </label>
+  );
+}
+
+function Steps({ way }: { way: state.Way }) {
+  const there = way.now.status === "succeeded";
+  return (
+    <div class="field slider">
+      <span>The way to {way.to.name}</span>
+      {there ? (
+        <input type="range" min={1} max={state.STEPS} step={1} value={way.step} aria-label={`The way to ${way.to.name}`}
+          onInput={(event) => state.pickStep(Number(event.currentTarget.value))} />
+      ) : (
+        <progress max={1} value={way.now.progress} aria-label="Progress of the way" />
+      )}
+      <small>Shapes whose codes lie between the two, in the model's own frame.</small>
+      <button onClick={state.leaveWay}>Back to the completion</button>
+    </div>
   );
 }
 

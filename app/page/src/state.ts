@@ -24,6 +24,15 @@ export interface Job {
   curve: number[]; // residuals, one for each step seen
 }
 
+/** The way from the completion shown to another one. */
+export interface Way {
+  to: Past;
+  now: api.Interpolation;
+  step: number; // 1 is the completion shown, STEPS the other one
+}
+
+export const STEPS = 7;
+
 export interface Trouble {
   title: string;
   detail: string;
@@ -43,6 +52,7 @@ export const stage = signal<Stage | null>(null);
 export const shape = signal<Shape | null>(null);
 export const coarse = signal(false);
 export const sample = signal(0);
+export const way = signal<Way | null>(null);
 export const shown = signal({ scan: true, mesh: true, unsure: false });
 export const running = computed(() => job.value !== null && !api.hasEnded(job.value.now));
 export const done = computed(() => job.value?.now.status === "succeeded");
@@ -155,6 +165,7 @@ export function leave(): void {
   shape.value = null;
   coarse.value = false;
   sample.value = 0;
+  way.value = null;
   shown.value = { scan: true, mesh: true, unsure: false };
   stage.value?.showShape(null);
   if (!scan.value?.kept) return;
@@ -252,6 +263,50 @@ export async function showSample(number: number): Promise<void> {
 }
 
 export const pickSample = (number: number): Promise<void> => attempt(() => showSample(number));
+
+/** Find the way to another completion, and show its first step. */
+export const findWay = (to: Past): Promise<void> =>
+  attempt(async () => {
+    const of = job.value;
+    if (!of) return;
+    let now = await api.interpolate(of.now.options.model, of.id, to.id, STEPS);
+    const { id } = now;
+    way.value = { to, now, step: 1 };
+    while (way.value?.now.id === id && !api.hasEnded(now)) {
+      await api.pause(300);
+      now = await api.findInterpolation(id);
+      if (way.value?.now.id === id) way.value = { ...way.value, now };
+    }
+    if (way.value?.now.id !== id) return;
+    if (now.status === "succeeded") return showStep(1, true);
+    way.value = null;
+    throw new Error(now.error?.detail ?? "The way there was cancelled.");
+  });
+
+async function showStep(step: number, first = false): Promise<void> {
+  if (!way.value) return;
+  const { id } = way.value.now;
+  way.value = { ...way.value, step };
+  const key = `${id}/${step}`;
+  const found = shapes.get(key) ?? (await (await viewer).readShape(await api.stepFile(id, step)));
+  shapes.set(key, found);
+  if (way.value?.now.id !== id || way.value.step !== step) return;
+  shown.value = { scan: false, mesh: true, unsure: false }; // the scan stands in another frame
+  shape.value = found;
+  stage.value?.showShape(found);
+  if (first) stage.value?.home();
+}
+
+export const pickStep = (step: number): Promise<void> => attempt(() => showStep(step));
+
+/** Back from the way to the completion. */
+export const leaveWay = (): Promise<void> =>
+  attempt(async () => {
+    way.value = null;
+    shown.value = { scan: true, mesh: true, unsure: false };
+    await showSample(0);
+    stage.value?.home();
+  });
 
 /** End the completion early. */
 export const stopJob = (): Promise<void> =>

@@ -64,7 +64,7 @@ function Toolbar() {
   if (!state.scan.value && !state.shape.value) return null;
   return (
     <div class="toolbar" role="toolbar" aria-label="What is shown">
-      {state.scan.value?.points && <button aria-pressed={shown.scan} onClick={toggle("scan")}><i class="dot scan" />Scan</button>}
+      {state.scan.value?.points && !state.way.value && <button aria-pressed={shown.scan} onClick={toggle("scan")}><i class="dot scan" />Scan</button>}
       {state.shape.value && <button aria-pressed={shown.mesh} onClick={toggle("mesh")}><i class="dot mesh" />Mesh</button>}
       {state.shape.value?.deviation && !state.coarse.value && <button aria-pressed={shown.unsure} onClick={toggle("unsure")}><i class="dot unsure" />Uncertainty</button>}
       <button aria-label="Whole view" title="Whole view" onClick={() => state.stage.value?.home()}>⤢</button>

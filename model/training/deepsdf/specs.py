@@ -172,26 +172,73 @@ def _decoder(value: Any, specs: Specs) -> Settings:
 
 
 def _steps(epochs: int, specs: Specs) -> Settings:
+    steps = _steps_of(epochs, specs)
+    return {} if steps is None else {"training.steps": math.ceil(steps)}
+
+
+def _steps_of(epochs: float, specs: Specs) -> float | None:
+    """An epoch shows every shape once; None where it is not known how many there are."""
     if specs.shapes is None:
-        return {}
-    return {"training.steps": math.ceil(epochs * len(specs.shapes) / specs.values.get("ScenesPerBatch", 1))}
+        return None
+    return epochs * len(specs.shapes) / float(specs.values.get("ScenesPerBatch", 1))
 
 
 def _rates(schedules: list[dict[str, Any]], specs: Specs) -> Settings:
     names = {"Step": "Initial", "Warmup": "Final", "Constant": "Value"}
     highest = [schedule[names[schedule["Type"]]] for schedule in schedules]
-    return dict(zip(("training.decoder_rate", "training.code_rate"), highest, strict=True))
+    rates = dict(zip(("training.decoder_rate", "training.code_rate"), highest, strict=True))
+    if not _fall_alike(schedules) or "NumEpochs" not in specs.values:
+        return rates
+    share = min(1.0, schedules[0]["Interval"] / specs.values["NumEpochs"])
+    factor = schedules[0]["Factor"]
+    falls = {"schedule": "step", "step_share": share, "step_factor": factor, "warmup_share": 0.0}
+    return rates | {f"training.{name}": value for name, value in falls.items()}
+
+
+def _fall_alike(schedules: list[dict[str, Any]]) -> bool:
+    """Whether both rates fall by the same factor at the same epochs, which is how a recipe has it."""
+    falls = {(one["Type"], one.get("Interval"), one.get("Factor")) for one in schedules}
+    return len(falls) == 1 and schedules[0]["Type"] == "Step"
+
+
+def _about_rates(schedules: list[dict[str, Any]]) -> str:
+    return (
+        "" if _fall_alike(schedules) else "the highest rates are taken; they rise, then fall along a cosine"
+    )
 
 
 def _penalty(weight: float, specs: Specs) -> Settings:
-    return {"training.code_penalty": weight if specs.values.get("CodeRegularization", True) else 0.0}
+    """The published code penalises the norm, and rises to its full weight in the first 100 epochs."""
+    if not specs.values.get("CodeRegularization", True):
+        return {"training.code_penalty": 0.0}
+    share = min(1.0, PENALTY_EPOCHS / specs.values["NumEpochs"]) if "NumEpochs" in specs.values else 0.0
+    settings = {"code_penalty": weight, "code_prior": "norm", "penalty_share": share}
+    return {f"training.{name}": value for name, value in settings.items()}
+
+
+def _snapshots(epochs: int, specs: Specs) -> Settings:
+    steps = _steps_of(epochs, specs)
+    return {} if steps is None else {"training.snapshot_every": _in_fifties(steps)}
+
+
+def _more_snapshots(epochs: list[int], specs: Specs) -> Settings:
+    steps = [_steps_of(one, specs) for one in epochs]
+    return {"training.extra_snapshots": sorted({_in_fifties(one) for one in steps if one is not None})}
+
+
+def _in_fifties(steps: float) -> int:
+    return max(50, 50 * round(steps / 50))
 
 
 def _points(count: int, specs: Specs) -> Settings:
     return {"training.points_per_shape": count // 2 * 2}
 
 
-SETTINGS: dict[str, tuple[Translate, str]] = {
+PENALTY_EPOCHS = 100
+
+IN_FIFTIES = "epochs as steps, in whole fifties, where the split file is found"
+
+SETTINGS: dict[str, tuple[Translate, str | Callable[[Any], str]]] = {
     "Description": (_elsewhere, ""),
     "DataSource": (_source, ""),
     "TrainSplit": (_elsewhere, ""),
@@ -199,15 +246,16 @@ SETTINGS: dict[str, tuple[Translate, str]] = {
     "NetworkSpecs": (_decoder, "dropout is on all hidden layers or on none, and never on the code"),
     "CodeLength": (_elsewhere, ""),
     "NumEpochs": (_steps, "steps are epochs · shapes / ScenesPerBatch, where the split file is found"),
-    "LearningRateSchedule": (_rates, "the highest rates are taken; they rise, then fall along a cosine"),
+    "LearningRateSchedule": (_rates, _about_rates),
     "SamplesPerScene": (_points, ""),
     "ScenesPerBatch": (_as("training.shapes_per_step"), ""),
     "ClampingDistance": (_as("training.clamping_distance"), ""),
     "CodeRegularization": (_elsewhere, ""),
-    "CodeRegularizationLambda": (
-        _penalty,
-        "of the squared norm, and at once; DeepSDF's: of the norm, rising",
-    ),
+    "CodeRegularizationLambda": (_penalty, ""),
+    "CodeBound": (_as("training.code_bound"), ""),
+    "GradientClipNorm": (_as("training.gradient_clip"), ""),
+    "SnapshotFrequency": (_snapshots, IN_FIFTIES),
+    "AdditionalSnapshots": (_more_snapshots, IN_FIFTIES),
     "CodeInitStdDev": (_as("training.code_std"), ""),
     SKIN: (_as("samples.skin"), ""),
 }
@@ -224,6 +272,7 @@ def _notes(values: dict[str, Any]) -> Iterator[str]:
     """Comments: what is different, and what has no counterpart."""
     for spec in sorted(values):
         note = SETTINGS[spec][1] if spec in SETTINGS else "not taken over"
+        note = note if isinstance(note, str) else note(values[spec])
         if note:
             yield f"# {spec} = {json.dumps(values[spec], ensure_ascii=False)}: {note}"
 
