@@ -14,7 +14,7 @@ from pydantic_settings import CliApp
 
 from app import logs
 from app.embedded import EmbeddedQueue, NoServer
-from app.settings import Settings
+from app.settings import BadSettings, Settings, loaded
 from app.supervisor import Child, Supervisor
 
 log = logging.getLogger("app")
@@ -27,14 +27,14 @@ class Refused(Exception):
 def main() -> int:
     """Start everything, keep it alive, stop it on SIGINT or SIGTERM."""
     logs.configure("service")
-    settings = CliApp.run(Settings)
     try:
+        settings = loaded(lambda: CliApp.run(Settings))
         _check_keys(settings)
         _check_models(settings)
         _check_port(settings)
         lock = _lock(settings.data_dir)
         children = _children(settings)
-    except (Refused, NoServer, PermissionError) as error:
+    except (BadSettings, Refused, NoServer, PermissionError) as error:
         print(f"python -m app: {error}", file=sys.stderr)
         return 2
     log.info("API at http://%s:%d, its documentation at /docs", settings.host, settings.port)

@@ -10,13 +10,16 @@ import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event, Thread
+from typing import TYPE_CHECKING
 
 from app.queue import CompletionQueue
 from app.schemas import ENDED
 from app.settings import Settings
 from app.storage import Storage
 from app.tallies import tallies_of
-from app.webhooks import Sender
+
+if TYPE_CHECKING:
+    from app.webhooks import Sender
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +29,19 @@ LAST_WRITES_S = 30.0
 """How long after a deletion a worker may still write a file that it had begun."""
 
 
+def _sender(settings: Settings) -> Sender:
+    """Imported only where there are webhooks: the HTTP client takes its time."""
+    from app.webhooks import Sender
+
+    return Sender(settings.webhook_secret, settings.webhook_private_addresses)
+
+
 class Housekeeper:
     """The thread, and what it does."""
 
     def __init__(self, queue: CompletionQueue, storage: Storage, settings: Settings) -> None:
         self.queue, self.storage, self.settings = queue, storage, settings
-        secret = settings.webhook_secret
-        self.sender = Sender(secret, settings.webhook_private_addresses) if secret else None
+        self.sender = _sender(settings) if settings.webhook_secret else None
         self.posts = ThreadPoolExecutor(4, "webhook")
         self.stopped = Event()
         self.next_sweep = 0.0

@@ -12,7 +12,7 @@ from app.middleware import Named, Sheltered
 from app.queue import CompletionQueue, connect
 from app.routes import router
 from app.service import Service
-from app.settings import Settings, get_settings
+from app.settings import BadSettings, Settings, get_settings
 
 DESCRIPTION = "Completes partial 3D scans of an object with DeepSDF: points or a depth map in, a mesh out."
 
@@ -27,11 +27,18 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     service.housekeeper.stop()
 
 
+def _own_settings() -> Settings:
+    try:
+        return get_settings()
+    except BadSettings as error:
+        raise SystemExit(f"the API cannot start: {error}") from None
+
+
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application under the given settings, else, as a process of its own, those of the environment."""
     own_process = settings is None
     if settings is None:
-        settings = get_settings()
+        settings = _own_settings()
         logs.configure("api")
     app = FastAPI(
         title="DeepSDF completion service",

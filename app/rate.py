@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import math
 import time
+from typing import TYPE_CHECKING
 
-from limits import parse
-from limits.storage import RedisStorage
-from limits.strategies import SlidingWindowCounterRateLimiter
 from redis import Redis
+
+if TYPE_CHECKING:
+    from limits import RateLimitItem
+    from limits.strategies import RateLimiter
 
 
 class Rate:
     """So many a time, such as "5/second"; "" is any number."""
 
     def __init__(self, allowed: str, connection: Redis) -> None:
-        self.allowed = parse(allowed) if allowed else None
-        self.connection = connection
-        self.limiter: SlidingWindowCounterRateLimiter | None = None
+        self.allowed, self.connection = allowed, connection
+        self.counting: tuple[RateLimiter, RateLimitItem] | None = None
 
     def hit(self, name: str) -> int:
         """Count one; 0, or if it was one too many the seconds until there is room."""
-        if self.allowed is None:
+        if not self.allowed:
             return 0
-        if self.limiter is None:  # connecting can wait until someone comes
-            storage = RedisStorage("redis://", self.connection.connection_pool, key_prefix="deepsdf:rate")
-            self.limiter = SlidingWindowCounterRateLimiter(storage)
-        if self.limiter.hit(self.allowed, name):
+        limiter, item = self.counting = self.counting or self._begin()
+        if limiter.hit(item, name):
             return 0
-        reset = self.limiter.get_window_stats(self.allowed, name).reset_time
-        return max(1, math.ceil(reset - time.time()))
+        return max(1, math.ceil(limiter.get_window_stats(item, name).reset_time - time.time()))
+
+    def _begin(self) -> tuple[RateLimiter, RateLimitItem]:
+        """Where there are no keys, nobody waits for the library."""
+        from limits import parse
+        from limits.storage import RedisStorage
+        from limits.strategies import SlidingWindowCounterRateLimiter
+
+        storage = RedisStorage("redis://", self.connection.connection_pool, key_prefix="deepsdf:rate")
+        return SlidingWindowCounterRateLimiter(storage), parse(self.allowed)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from pydantic import AliasChoices, Field, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AliasChoices, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from app.keys import checked_digests
+
+
+class BadSettings(Exception):
+    """A setting has a value that it cannot have."""
 
 
 class Settings(BaseSettings):
@@ -142,6 +148,18 @@ class Settings(BaseSettings):
     def _digests(cls, given: dict[str, str]) -> dict[str, str]:
         return checked_digests(given)
 
+    @field_validator("rate_limit")
+    @classmethod
+    def _rate(cls, given: str) -> str:
+        from limits import parse
+
+        try:
+            if given:
+                parse(given)
+        except ValueError:
+            raise ValueError("must be such as 5/second or 120/minute, or empty") from None
+        return given
+
     @field_validator("webhook_secret")
     @classmethod
     def _secret(cls, given: str) -> str:
@@ -172,5 +190,22 @@ def _text(value: object) -> str:
 
 @cache
 def get_settings() -> Settings:
-    """The settings of this process, read once."""
-    return Settings()
+    """The settings of this process, read once. Raises BadSettings."""
+    return loaded(Settings)
+
+
+def loaded(load: Callable[[], Settings]) -> Settings:
+    """What `load` loads. Raises BadSettings, which says in a line what to change."""
+    try:
+        return load()
+    except ValidationError as error:
+        raise BadSettings("; ".join(map(_told, error.errors()))) from None
+    except SettingsError as error:
+        raise BadSettings(f"{error}: it must be JSON") from None
+
+
+def _told(error: ErrorDetails) -> str:
+    """Which variable or flag is wrong, and how."""
+    name = str(error["loc"][0]) if error["loc"] else "settings"
+    variable = "REDIS_URL" if name.lower() == "redis_url" else f"DEEPSDF_{name.upper()}"
+    return f"{variable} (--{name.lower().replace('_', '-')}): {error['msg']}"

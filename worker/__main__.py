@@ -7,7 +7,7 @@ import sys
 
 from app import logs, tracing
 from app.queue import connect
-from app.settings import Settings, get_settings
+from app.settings import BadSettings, Settings, get_settings
 from worker.listener import Listener
 
 log = logging.getLogger("worker")
@@ -20,7 +20,11 @@ def main() -> int:
     """Returns 0 after a requested stop, 1 when there is nothing to serve."""
     logs.configure("worker")
     tracing.configure("deepsdf-worker")
-    settings = get_settings()
+    try:
+        settings = get_settings()
+    except BadSettings as error:
+        log.error("the worker cannot start: %s", error)
+        return 1
     if (slots := _load(settings)) == 0:
         return 1
     Listener(connect(settings, patience_s=10), settings, slots).listen()

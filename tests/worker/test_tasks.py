@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import inspect
 import re
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import trimesh
 from processes import ROOT
 
@@ -25,6 +27,7 @@ from app.settings import Settings, get_settings
 from app.storage import Storage
 from model.batch import Steps
 from model.completion import Completer
+from model.fitting import Effort
 from model.mesh import FORMATS, Mesh
 from model.observation import View
 from model.report import CompletionReport
@@ -243,6 +246,37 @@ def test_the_glb_is_compressed_where_asked(work, settings):
     plain, small = (work(sphere(), resolution=32, draco=draco) for draco in (False, True))
     sizes = [Storage(settings.data_dir).mesh_path(one.id, "glb").stat().st_size for one in (plain, small)]
     assert sizes[1] < 0.7 * sizes[0]
+
+
+def test_previews_of_the_fit_lie_where_the_scan_is(work, settings):
+    completion = work(sphere(), resolution=32)
+    assert completion.preview == 1 + len(Effort().rounds)
+    preview = trimesh.load(Storage(settings.data_dir).preview_path(completion.id), force="mesh")
+    preview.merge_vertices()
+    assert preview.is_watertight
+    assert np.linalg.norm(preview.bounds.mean(axis=0) - [1, 0, 0]) < 0.5
+
+
+def test_previews_can_be_left_out_and_a_full_disk_leaves_them_out(work, settings, monkeypatch):
+    def full(self: Storage, completion_id: str, mesh: bytes) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Storage, "save_preview", full)
+        assert (done := work(sphere(), resolution=32)).status == "succeeded" and done.preview == 0
+    monkeypatch.setenv("DEEPSDF_PREVIEWS", "false")
+    assert work(sphere(), resolution=32).preview == 0
+    assert not list(settings.data_dir.glob("completions/*/preview.glb"))
+
+
+def test_a_completion_that_does_not_fit_into_memory_fails_at_once(work, stub, monkeypatch):
+    def too_large(views: list[View], **keywords: Any) -> Steps[SimpleNamespace]:
+        yield None
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(stub, "completing", too_large)
+    completion = work(sphere())
+    assert (completion.status, completion.error.code, completion.attempt) == ("failed", "out_of_memory", 1)
 
 
 def test_a_start_that_is_gone_is_told(work, stub, settings):

@@ -1,0 +1,56 @@
+"""Children are started again, unless that is hopeless; one worker to a device."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app import supervisor
+from app.__main__ import _children
+from app.settings import Settings
+from app.supervisor import MAX_ENDS, Child, Supervisor
+
+
+@pytest.fixture(autouse=True)
+def unharmed() -> Iterator[None]:
+    """The supervisor takes this process's signals over; give them back."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def mortal(log: Path) -> Child:
+    """A process that notes that it was there, and ends."""
+    return Child("mortal", [sys.executable, "-S", "-c", f"open({str(log)!r}, 'a').write('x')"])
+
+
+def test_a_child_that_ends_at_once_again_and_again_is_given_up(tmp_path):
+    child = mortal(tmp_path / "log")
+    assert Supervisor([child], patience_s=1).run() == 1
+    assert (tmp_path / "log").read_text() == "x" * MAX_ENDS
+
+
+def test_a_child_that_has_lived_a_while_is_started_again_however_often_it_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervisor, "LIVED_S", 0.0)
+    running = Supervisor([mortal(tmp_path / "log")], patience_s=1)
+
+    def enough() -> bool:
+        running.stopping = (tmp_path / "log").exists() and len((tmp_path / "log").read_text()) > MAX_ENDS + 2
+        return True
+
+    running.children[0].ready = enough
+    start = time.monotonic()
+    assert running.run() == 0
+    assert time.monotonic() - start < 20
+
+
+def test_a_list_of_devices_has_one_worker_for_each(tmp_path):
+    settings = Settings(data_dir=tmp_path, device="cuda:0,cuda:1", redis_url="unix:///nowhere")
+    workers = [child for child in _children(settings) if child.name.startswith("worker")]
+    assert [child.environment["DEEPSDF_DEVICE"] for child in workers] == ["cuda:0", "cuda:1"]
