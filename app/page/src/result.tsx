@@ -39,7 +39,7 @@ function Run({ job }: { job: state.Job }) {
       {now.status === "running" && (
         <ol class="phases">
           {PHASES.map(([phase, words], index) => (
-            <li key={phase} class={index < at ? "past" : index === at ? "now" : ""} aria-current={index === at ? "step" : undefined}>{words}</li>
+            <li key={phase} class={index < at ? "gone" : index === at ? "now" : ""} aria-current={index === at ? "step" : undefined}>{words}</li>
           ))}
         </ol>
       )}
