@@ -73,6 +73,10 @@ STATUSES: dict[JobStatus, Status] = {
 }
 
 
+ENDED_JOBS = {status.value.encode() for status in (JobStatus.FINISHED, *STATUSES)} - {b"started"}
+"""As Redis has them."""
+
+
 class QueueFull(Exception):
     """No further completion may wait."""
 
@@ -333,11 +337,17 @@ class CompletionQueue:
         """Nothing of it is left."""
         self.connection.zrem(DELETED, completion_id)
 
-    def open_ones(self) -> list[tuple[str, Completion | None]]:
-        """What has not been settled yet: waiting, running, or ended just now."""
-        names = cast(list[bytes], self.connection.hkeys(OPEN))
-        ids = [name.decode() for name in names]
-        return list(zip(ids, self.get_many(ids), strict=True))
+    def ended_ones(self) -> list[Completion]:
+        """What has ended and was not settled yet. Of what waits and runs only the status is looked at."""
+        ids = [name.decode() for name in cast(list[bytes], self.connection.hkeys(OPEN))]
+        with self.connection.pipeline() as pipe:
+            for completion_id in ids:
+                pipe.hget(Job.key_for(completion_id), "status")
+            statuses = cast(list[bytes | None], pipe.execute())
+        ended = [name for name, status in zip(ids, statuses, strict=True) if status in ENDED_JOBS]
+        if lapsed := [name for name, status in zip(ids, statuses, strict=True) if status is None]:
+            self.connection.hdel(OPEN, *lapsed)
+        return [one for one in self.get_many(ended) if one is not None and one.status in ENDED]
 
     def settle(self, completion: Completion, tallies: Mapping[str, float]) -> bool:
         """Take what has ended out of the open ones, count it, and let its webhook be told; all or nothing.
@@ -436,10 +446,12 @@ class CompletionQueue:
 
     def _check_open(self, pipe: Pipeline, owner: str) -> None:
         """Raises TooManyOpen. What has ended and was not yet taken out of the hash does not count."""
+        if not owner:
+            return
         limit = self.settings.max_open_per_key
         names = cast(dict[bytes, bytes], pipe.hgetall(OPEN))
         mine = [name.decode() for name, of in names.items() if of.decode() == owner]
-        if not owner or len(mine) < limit:
+        if len(mine) < limit:
             return
         if sum(one is not None and one.status not in ENDED for one in self.get_many(mine)) >= limit:
             raise TooManyOpen(f"{limit} completions of this key wait or run already. Try again in a while.")

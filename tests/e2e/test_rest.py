@@ -14,7 +14,6 @@ from test_service import QUICK, running, scan, submit
 
 from app.schemas import Completion
 
-
 STEADY = {"solver": "adam", "resolution": 40}
 """Takes long enough to be watched."""
 
