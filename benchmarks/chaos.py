@@ -169,7 +169,7 @@ Fault = Callable[[Siege], float]
 
 
 def worker_killed_in(phase: str) -> Fault:
-    """kill -9 of the worker while a completion is in a phase; recovered when that runs again."""
+    """kill -9 of the worker while a completion is in a phase; recovered when that is anew in living hands."""
 
     def fault(siege: Siege) -> float:
         for _ in range(4):
@@ -177,15 +177,17 @@ def worker_killed_in(phase: str) -> Fault:
             while (now := siege.status(hit)) is not None and now.status in ("queued", "running"):
                 if now.phase == phase:
                     siege.service.kill("worker")
-                    return siege.within(lambda hit=hit: runs_again(siege, hit))
+                    return siege.within(lambda hit=hit: taken_back(siege, hit))
         raise NotSeen(phase)
 
     return fault
 
 
-def runs_again(siege: Siege, completion_id: str) -> bool:
+def taken_back(siege: Siege, completion_id: str) -> bool:
+    """Whether a living worker has it, or will, after the others that the dead one had: each alone, in turn."""
     now = siege.status(completion_id)
-    return now is not None and (now.status in ENDED or (now.status == "running" and now.attempt > 1))
+    back = now is not None and (now.status in ENDED or now.attempt > 1)
+    return back and siege.service.client.is_ready()
 
 
 def worker_stopped(siege: Siege) -> float:
@@ -272,7 +274,7 @@ def clock_set(siege: Siege) -> float:
     siege.clock.write_text("0")
     siege.within(lambda: (now := siege.status(hit)) is not None and now.status != "queued")
     siege.service.kill("worker")
-    return siege.within(lambda: runs_again(siege, hit))
+    return siege.within(lambda: taken_back(siege, hit))
 
 
 CLOCK = "clock set forward and back"

@@ -180,7 +180,7 @@ class Listener(SimpleWorker):
     # The thread that says that we live, and looks who does not
 
     def _keep_leases(self) -> None:
-        while not self.ended.wait(self.settings.lease_s / 4):
+        while True:  # the first time at once: this worker may have been started in place of a dead one
             try:
                 self._renew()
                 self.leases.sweep()
@@ -190,6 +190,8 @@ class Listener(SimpleWorker):
             except Exception:
                 log.exception("the lease thread goes on after an error")
             self._give_up_if_hanging()
+            if self.ended.wait(self.settings.lease_s / 4):
+                return
 
     def _renew(self) -> None:
         self.leases.renew([work.lease for work in list(self.in_hand.values())])
