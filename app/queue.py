@@ -102,6 +102,17 @@ def connect(settings: Settings, patience_s: float) -> Redis:
     return Redis.from_url(settings.redis_url, retry=retry, socket_connect_timeout=2, health_check_interval=15)
 
 
+def watching(connection: Redis, transaction: Callable[[Pipeline], T], *keys: str) -> T:
+    """Run a transaction until nobody touched `keys` meanwhile."""
+    with connection.pipeline() as pipe:
+        while True:
+            try:
+                pipe.watch(*keys)  # type: ignore[no-untyped-call]
+                return transaction(pipe)
+            except WatchError:
+                continue
+
+
 OVERTAKE = """
 -- The last in line (KEYS[1]) goes before those of lower priority, up to the first that is not.
 local rank = {high = 0, normal = 1, low = 2}
@@ -221,7 +232,7 @@ class CompletionQueue:
             pipe.ltrim(WAKE, -16, -1)
             pipe.execute()
 
-        self._watching(enqueue, self.queue.key, OPEN)
+        watching(self.connection, enqueue, self.queue.key, OPEN)
 
     def get(self, completion_id: str) -> Completion | None:
         """The completion as it stands, or None when nothing is known of it."""
@@ -278,6 +289,13 @@ class CompletionQueue:
             self.queue.intermediate_queue.remove(completion_id.decode())  # forgotten while it waited
         return None
 
+    def unclaim(self, job: Job) -> None:
+        """Put a claimed completion back to the front of the line."""
+        with self.connection.pipeline() as pipe:
+            pipe.lrem(self.queue.intermediate_queue_key, 1, job.id)
+            pipe.lpush(self.queue.key, job.id)
+            pipe.execute()
+
     def wait(self, seconds: float) -> None:
         """Return when something was enqueued, or after a while."""
         self.connection.blpop([WAKE], seconds)
@@ -305,7 +323,7 @@ class CompletionQueue:
             pipe.execute()
             return self.get(completion_id)
 
-        return self._watching(cancel, Job.key_for(completion_id))
+        return watching(self.connection, cancel, Job.key_for(completion_id))
 
     def leases(self, completion_id: str) -> list[bytes]:
         """Leases that workers hold of a completion, as RQ's registry of what runs has them: one or none."""
@@ -367,7 +385,7 @@ class CompletionQueue:
             pipe.execute()
             return True
 
-        return self._watching(settle, OPEN)
+        return watching(self.connection, settle, OPEN)
 
     def waiting(self) -> int:
         """How many completions wait."""
@@ -433,16 +451,6 @@ class CompletionQueue:
             description=f"{task} {completion_id}",
             pipeline=pipe,
         )
-
-    def _watching(self, transaction: Callable[[Pipeline], T], *keys: str) -> T:
-        """Run a transaction until nobody touched `keys` meanwhile."""
-        with self.connection.pipeline() as pipe:
-            while True:
-                try:
-                    pipe.watch(*keys)  # type: ignore[no-untyped-call]
-                    return transaction(pipe)
-                except WatchError:
-                    continue
 
     def _check_open(self, pipe: Pipeline, owner: str) -> None:
         """Raises TooManyOpen. What has ended and was not yet taken out of the hash does not count."""
