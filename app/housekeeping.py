@@ -13,7 +13,6 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 from app.queue import CompletionQueue
-from app.schemas import ENDED
 from app.settings import Settings
 from app.storage import Storage
 from app.tallies import tallies_of
@@ -68,8 +67,7 @@ class Housekeeper:
 
     def settle(self) -> int:
         """Take what has ended out of the open ones; how many there were."""
-        ended = [one for _, one in self.queue.open_ones() if one is not None and one.status in ENDED]
-        return sum(self.queue.settle(completion, tallies_of(completion)) for completion in ended)
+        return sum(self.queue.settle(one, tallies_of(one)) for one in self.queue.ended_ones())
 
     def deliver(self) -> None:
         """Tell the webhooks that are due; those that take their time hold nobody up."""

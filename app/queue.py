@@ -73,6 +73,10 @@ STATUSES: dict[JobStatus, Status] = {
 }
 
 
+ENDED_JOBS = {status.value.encode() for status in (JobStatus.FINISHED, *STATUSES)} - {b"started"}
+"""As Redis has them."""
+
+
 class QueueFull(Exception):
     """No further completion may wait."""
 
@@ -96,6 +100,17 @@ def connect(settings: Settings, patience_s: float) -> Redis:
     backoff = ExponentialBackoff(cap=0.5, base=0.05)
     retry = RedisRetry(backoff, retries=3 + int(patience_s / 0.5), supported_errors=errors)
     return Redis.from_url(settings.redis_url, retry=retry, socket_connect_timeout=2, health_check_interval=15)
+
+
+def watching(connection: Redis, transaction: Callable[[Pipeline], T], *keys: str) -> T:
+    """Run a transaction until nobody touched `keys` meanwhile."""
+    with connection.pipeline() as pipe:
+        while True:
+            try:
+                pipe.watch(*keys)  # type: ignore[no-untyped-call]
+                return transaction(pipe)
+            except WatchError:
+                continue
 
 
 OVERTAKE = """
@@ -217,7 +232,7 @@ class CompletionQueue:
             pipe.ltrim(WAKE, -16, -1)
             pipe.execute()
 
-        self._watching(enqueue, self.queue.key, OPEN)
+        watching(self.connection, enqueue, self.queue.key, OPEN)
 
     def get(self, completion_id: str) -> Completion | None:
         """The completion as it stands, or None when nothing is known of it."""
@@ -274,6 +289,13 @@ class CompletionQueue:
             self.queue.intermediate_queue.remove(completion_id.decode())  # forgotten while it waited
         return None
 
+    def unclaim(self, job: Job) -> None:
+        """Put a claimed completion back to the front of the line."""
+        with self.connection.pipeline() as pipe:
+            pipe.lrem(self.queue.intermediate_queue_key, 1, job.id)
+            pipe.lpush(self.queue.key, job.id)
+            pipe.execute()
+
     def wait(self, seconds: float) -> None:
         """Return when something was enqueued, or after a while."""
         self.connection.blpop([WAKE], seconds)
@@ -301,7 +323,7 @@ class CompletionQueue:
             pipe.execute()
             return self.get(completion_id)
 
-        return self._watching(cancel, Job.key_for(completion_id))
+        return watching(self.connection, cancel, Job.key_for(completion_id))
 
     def leases(self, completion_id: str) -> list[bytes]:
         """Leases that workers hold of a completion, as RQ's registry of what runs has them: one or none."""
@@ -333,11 +355,17 @@ class CompletionQueue:
         """Nothing of it is left."""
         self.connection.zrem(DELETED, completion_id)
 
-    def open_ones(self) -> list[tuple[str, Completion | None]]:
-        """What has not been settled yet: waiting, running, or ended just now."""
-        names = cast(list[bytes], self.connection.hkeys(OPEN))
-        ids = [name.decode() for name in names]
-        return list(zip(ids, self.get_many(ids), strict=True))
+    def ended_ones(self) -> list[Completion]:
+        """What has ended and was not settled yet. Of what waits and runs only the status is looked at."""
+        ids = [name.decode() for name in cast(list[bytes], self.connection.hkeys(OPEN))]
+        with self.connection.pipeline() as pipe:
+            for completion_id in ids:
+                pipe.hget(Job.key_for(completion_id), "status")
+            statuses = cast(list[bytes | None], pipe.execute())
+        ended = [name for name, status in zip(ids, statuses, strict=True) if status in ENDED_JOBS]
+        if lapsed := [name for name, status in zip(ids, statuses, strict=True) if status is None]:
+            self.connection.hdel(OPEN, *lapsed)
+        return [one for one in self.get_many(ended) if one is not None and one.status in ENDED]
 
     def settle(self, completion: Completion, tallies: Mapping[str, float]) -> bool:
         """Take what has ended out of the open ones, count it, and let its webhook be told; all or nothing.
@@ -357,7 +385,7 @@ class CompletionQueue:
             pipe.execute()
             return True
 
-        return self._watching(settle, OPEN)
+        return watching(self.connection, settle, OPEN)
 
     def waiting(self) -> int:
         """How many completions wait."""
@@ -424,22 +452,14 @@ class CompletionQueue:
             pipeline=pipe,
         )
 
-    def _watching(self, transaction: Callable[[Pipeline], T], *keys: str) -> T:
-        """Run a transaction until nobody touched `keys` meanwhile."""
-        with self.connection.pipeline() as pipe:
-            while True:
-                try:
-                    pipe.watch(*keys)  # type: ignore[no-untyped-call]
-                    return transaction(pipe)
-                except WatchError:
-                    continue
-
     def _check_open(self, pipe: Pipeline, owner: str) -> None:
         """Raises TooManyOpen. What has ended and was not yet taken out of the hash does not count."""
+        if not owner:
+            return
         limit = self.settings.max_open_per_key
         names = cast(dict[bytes, bytes], pipe.hgetall(OPEN))
         mine = [name.decode() for name, of in names.items() if of.decode() == owner]
-        if not owner or len(mine) < limit:
+        if len(mine) < limit:
             return
         if sum(one is not None and one.status not in ENDED for one in self.get_many(mine)) >= limit:
             raise TooManyOpen(f"{limit} completions of this key wait or run already. Try again in a while.")

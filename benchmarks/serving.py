@@ -91,7 +91,7 @@ def start_service(folder: Path, checkpoint: Path, **more: str) -> Service:
     return Service(process, Client(f"http://127.0.0.1:{port}"), folder)
 
 
-def save_small_model(folder: Path, steps: int = 300) -> Path:
+def save_small_model(folder: Path, steps: int = 200) -> Path:
     """A model of balls, trained in a second: the service's work without the method's."""
     torch.manual_seed(0)
     folder.mkdir(parents=True)

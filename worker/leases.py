@@ -11,21 +11,18 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
 from redis import Redis
 from redis.client import Pipeline
-from redis.exceptions import WatchError
 from rq.job import Job, JobStatus
 from rq.job_lifecycle import record_job_failure
 from rq.utils import now
 
-from app.queue import WAKE, CompletionQueue
+from app.queue import WAKE, CompletionQueue, watching
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 SWEEP_LOCK = "deepsdf:sweep"
 
@@ -78,7 +75,7 @@ class Leases:
             pipe.execute()
             return lease
 
-        return self._watching(begin, job.key)
+        return watching(self.connection, begin, job.key)
 
     def renew(self, leases: Iterable[Lease]) -> None:
         """From now on they hold for the whole time again, those that were not lost."""
@@ -110,7 +107,7 @@ class Leases:
             pipe.execute()
             return True
 
-        return self._watching(end, self.key)
+        return watching(self.connection, end, self.key)
 
     def give_back(self, lease: Lease, *, costs_a_retry: bool) -> bool:
         """Let another worker begin it anew, before all others; False if it was not ours any more."""
@@ -160,7 +157,7 @@ class Leases:
                 self._requeue(job, pipe) if job.retries_left else self._fail(job, pipe)
             pipe.execute()
 
-        self._watching(retry, self.key, job_key)
+        watching(self.connection, retry, self.key, job_key)
 
     def _requeue_stuck(self) -> None:
         """A worker killed between claiming a completion and its lease leaves it in the intermediate list."""
@@ -186,13 +183,3 @@ class Leases:
     def _fail(self, job: Job, pipe: Pipeline) -> None:
         job.ended_at = now()
         record_job_failure(job, "its workers were lost", pipe)
-
-    def _watching(self, transaction: Callable[[Pipeline], T], *keys: str) -> T:
-        """Run a transaction until nobody touched `keys` meanwhile."""
-        with self.connection.pipeline() as pipe:
-            while True:
-                try:
-                    pipe.watch(*keys)  # type: ignore[no-untyped-call]
-                    return transaction(pipe)
-                except WatchError:
-                    continue

@@ -87,6 +87,7 @@ class Listener(SimpleWorker):
 
     def _has_work(self, burst: bool) -> bool:
         """Take in what there is room for; wait where there is nothing. False once it is time to go."""
+        self._look()
         while not self._stop_requested:
             try:
                 self._fill()
@@ -100,11 +101,29 @@ class Listener(SimpleWorker):
                 self.ended.wait(IDLE_S / 2)
         return bool(self.in_hand)
 
+    def _look(self) -> None:
+        """Drop what was cancelled or is too late, and everything when it is time to go."""
+        # The last one first: what is given back goes to the front of the queue, and so keeps its order.
+        for completion_id, work in reversed(list(self.in_hand.items())):
+            try:
+                work.reporter.look()
+            except Exception as why:
+                self._end(self.batch.drop(completion_id, why))
+
     def _fill(self) -> None:
         while len(self.in_hand) < self.slots and not self._stop_requested:
+            if any(self._is_suspect(work.job) for work in self.in_hand.values()):
+                return
             if (job := self.queue.claim()) is None:
                 return
+            if self.in_hand and self._is_suspect(job):
+                self.queue.unclaim(job)
+                return
             self._begin(job)
+
+    def _is_suspect(self, job: Job) -> bool:
+        """Whether a worker broke with it: it may be why, and takes no others down if it is alone."""
+        return (job.retries_left or 0) < self.settings.retries
 
     def _begin(self, job: Job) -> None:
         if (lease := self.leases.take(job)) is None:
@@ -117,11 +136,6 @@ class Listener(SimpleWorker):
     def _turn(self) -> None:
         """One step of everything in hand."""
         self.turned = time.monotonic()
-        for completion_id, work in list(self.in_hand.items()):
-            try:
-                work.reporter.look()
-            except Exception as why:
-                self._end(self.batch.drop(completion_id, why))
         for ended in self.batch.turn():
             self._end(ended)
 
@@ -166,7 +180,7 @@ class Listener(SimpleWorker):
     # The thread that says that we live, and looks who does not
 
     def _keep_leases(self) -> None:
-        while not self.ended.wait(self.settings.lease_s / 4):
+        while True:  # the first time at once: this worker may have been started in place of a dead one
             try:
                 self._renew()
                 self.leases.sweep()
@@ -176,6 +190,8 @@ class Listener(SimpleWorker):
             except Exception:
                 log.exception("the lease thread goes on after an error")
             self._give_up_if_hanging()
+            if self.ended.wait(self.settings.lease_s / 4):
+                return
 
     def _renew(self) -> None:
         self.leases.renew([work.lease for work in list(self.in_hand.values())])

@@ -122,8 +122,11 @@ class Readers:
         except ChildEnded as error:
             log.warning("a scan ended its reader: %s", error)
             answer = {"broken": str(error)}
-        if "broken" in answer and child is not None:
-            child.end()
+            if child is not None:
+                child.end()
+            child = None
+        if child is not None and answer.get("broken") == "MemoryError":
+            child.end()  # which still holds much of it
             child = None
         self.free.put(child)
         return _result(answer)

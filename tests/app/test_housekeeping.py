@@ -52,7 +52,7 @@ def test_what_has_ended_is_counted_once_however_many_count(quiet, settings):
         "jobs|succeeded|tiny": 1,
         "jobs|cancelled|tiny": 2,
     }
-    assert len(queue_of(settings).open_ones()) == 1
+    assert queue_of(settings).connection.hlen("deepsdf:open") == 1
 
 
 # Sweeping

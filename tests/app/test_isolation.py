@@ -59,6 +59,18 @@ def test_a_crashed_reader_is_a_422_and_the_next_scan_has_a_new_one(readers):
     assert len(Scan.from_bytes(readers.read(GOOD).data).views[0].points) == 500
 
 
+def test_an_error_of_a_library_is_a_422_and_costs_no_reader(readers, monkeypatch):
+    readers.read(GOOD)
+    (child,) = readers.free.queue
+    with monkeypatch.context() as patch:
+        patch.setattr(child, "ask", lambda *_: {"broken": "IndexError: of some parser"})
+        with pytest.raises(ScanRefused) as refused:
+            readers.read(GOOD)
+    assert (refused.value.code, refused.value.status) == ("unreadable_scan", 422)
+    assert list(readers.free.queue) == [child]
+    readers.read(GOOD)
+
+
 def test_a_hanging_reader_is_killed_in_time(readers):
     readers.read(GOOD)
     (child,) = readers.free.queue

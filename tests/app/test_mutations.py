@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 from collections import Counter
 from pathlib import Path
 
@@ -35,11 +36,15 @@ def generated():
 
 
 def peaks(settings):
-    """The largest resident size that each reader has had, in MiB."""
+    """The largest resident sizes that readers have had, in MiB: of those that live, and of all that ended."""
     readers = readers_of(settings.parse_slots, settings.parse_memory_bytes, settings.parse_s)
     pids = [child.process.pid for child in readers.free.queue if child is not None]
     texts = [Path(f"/proc/{pid}/status").read_text() for pid in pids]
-    return [int(re.search(r"VmHWM:\s+(\d+)", text)[1]) / 1024 for text in texts]
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return [
+        *(round(int(re.search(r"VmHWM:\s+(\d+)", text)[1]) / 1024) for text in texts),
+        round(ended / 1024),
+    ]
 
 
 def test_every_sound_file_is_accepted(api_for):

@@ -80,7 +80,7 @@ def test_the_metrics_of_the_dashboard_are_those_that_there_are(api):
         for name in re.findall(r"^# TYPE (\S+)", api.get("/metrics").text, re.MULTILINE)
     }
     assert there >= NAMES
-    shown = (ROOT / "deploy" / "grafana.json").read_text()
+    shown = (ROOT / "docs" / "grafana.json").read_text()
     wanted = {re.sub(r"_(bucket|count|sum)$", "", name) for name in re.findall(r"deepsdf_\w+", shown)}
     assert wanted == NAMES
     assert json.loads(shown)["panels"]

@@ -90,6 +90,20 @@ def test_one_that_breaks_is_tried_again_and_then_fails_alone(queue, listener, se
     assert broken.ended_at is not None
 
 
+def test_one_whose_worker_broke_runs_alone_and_takes_no_others_down(queue, listener, seen):
+    """Until all before it have ended nothing else is taken in, and nothing beside it."""
+    submit(queue, "a", "b", "c")
+    broken = listener.leases.take(queue.claim())
+    submit(queue, "d")
+    listener._has_work(burst=True)  # takes b, c, d
+    listener.leases.give_back(broken, costs_a_retry=True)
+    submit(queue, "e")
+    while listener._has_work(burst=True):
+        listener._turn()
+    assert "".join(seen) == "bcd" * 5 + "a" * 5 + "e" * 5
+    assert [queue.get(name).attempt for name in "abe"] == [2, 1, 1]
+
+
 def test_what_is_cancelled_leaves_the_batch_and_the_others_go_on(queue, listener, seen):
     submit(queue, "a", "b")
     listener._has_work(burst=True)
@@ -138,9 +152,9 @@ def test_a_stopping_worker_gives_back_what_it_cannot_finish(queue, settings, mon
     start = time.monotonic()
     listener.listen()
     assert time.monotonic() - start < 3
-    for name in "abc":
+    for position, name in enumerate("abc", start=1):
         completion = queue.get(name)
-        assert (completion.status, completion.attempt) == ("queued", 1)
+        assert (completion.status, completion.queue_position, completion.attempt) == ("queued", position, 1)
 
 
 def test_a_stopping_worker_finishes_what_is_soon_done(queue, listener, seen):
