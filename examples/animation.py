@@ -73,7 +73,8 @@ def draw(
         if early <= number < early + RISE and fit:
             bodies.append(above(fit[-1], height))
         body = render(trimesh.util.concatenate(bodies), START + angle, ELEVATION, size, bounds=box)
-        points = render(scan[scan[:, 1] > height], START + angle, ELEVATION, size, bounds=box)
+        seen = scan if number < SCAN else scan[::12]  # few enough to show the fit
+        points = render(seen[seen[:, 1] > height], START + angle, ELEVATION, size, bounds=box)
         frames.append(over(body, points))
     return frames
 
