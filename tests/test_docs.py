@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 from app.schemas import CompletionOptions
 from app.settings import Settings
+from worker.cli import app as deepsdf
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = ("app", "worker", "model")
@@ -29,6 +31,7 @@ each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: 
 
 SPAN = re.compile(r"```[a-z]*\n(.*?)```|`([^`\n]+)`", re.DOTALL)
 PYTHON = re.compile(r"python3?(?:\.\d+)? -m ([\w.]+)([^\n;|&]*)")
+DEEPSDF = re.compile(r"(?<![\w-])deepsdf ([a-z]+)([^\n;|&]*)")
 MAKE = re.compile(r"(?:^|[;&|] *|\$ )make ([a-z-]+)", re.MULTILINE)
 FLAG = re.compile(r"(?<!\S)(--[a-z][a-z-]*)")
 DOTTED = re.compile(rf"^(?:{'|'.join(OURS)})(?:\.\w+)+$")
@@ -86,6 +89,18 @@ def test_every_flag_of_a_command_of_ours_is_known_to_it(document: Path) -> None:
             known = set(re.findall(r'"(--[a-z-]+)"', file.read_text())) | {"--help"}
             unknown = set(flags) - known - (settings if module == "app" else set())
             assert not unknown, module
+
+
+@each_document
+def test_every_command_and_flag_of_deepsdf_is_known_to_it(document: Path) -> None:
+    """Those that it passes on have a module of their own, whose flags they are."""
+    known = {command.name or "": command for command in get_command(deepsdf).commands.values()}
+    for text in code(document):
+        for name, arguments in DEEPSDF.findall(text):
+            assert name in known, name
+            flags = {flag for one in known[name].params for flag in (*one.opts, *one.secondary_opts)}
+            if flags:
+                assert set(FLAG.findall(arguments.split(" #")[0])) <= flags | {"--help"}, name
 
 
 @each_document

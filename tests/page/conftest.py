@@ -38,7 +38,7 @@ def browser() -> Iterator[Browser]:
 def visit(browser: Browser, url: str, **how: Any) -> Iterator[Visit]:
     """A fresh window, without a history, whose page must behave until the end."""
     context = browser.new_context(**{"viewport": {"width": 1200, "height": 800}, **how})
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(60_000)  # a busy machine is no mistake of the page
     made = Visit(context.new_page(), url)
     made.page.on("console", made.heard)
     made.page.on("pageerror", lambda error: made.console.append(str(error)))

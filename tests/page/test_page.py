@@ -88,6 +88,10 @@ def test_a_scan_is_dropped_watched_seen_downloaded_and_found_again(window, tmp_p
     page.get_by_role("button", name="Mesh", exact=True).wait_for()
     page.get_by_role("button", name="Scan", exact=True).wait_for()  # as the service has kept it
     assert drawn(window) > 10 * points
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Delete ball.npy").click()
+    page.get_by_role("heading", name="Yours so far").wait_for(state="detached")
+    assert drawn(window) == 0
     assert not window.console
 
 
@@ -98,7 +102,10 @@ def test_a_running_completion_is_cancelled(window):
     page.get_by_role("radio", name="Fine").check()
     page.get_by_role("radio", name="All").check()
     page.get_by_role("button", name="Complete it").click()
-    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Cancel").wait_for()
+    page.keyboard.press("Tab")  # from where the button was that is gone
+    assert page.evaluate("document.activeElement.textContent") == "Cancel"
+    page.keyboard.press("Enter")
     page.get_by_role("heading", name="Cancelled").wait_for()
     page.get_by_role("button", name="Back to the options").click()
     assert page.get_by_role("button", name="Complete it").is_visible()

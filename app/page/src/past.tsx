@@ -15,7 +15,7 @@ export function History() {
               {item.picture ? <img src={item.picture} alt="" width="44" height="44" /> : <span class="blank" aria-hidden="true" />}
               <span><strong>{item.name}</strong><small>{item.status} · {when(item.at)} · {item.model}</small></span>
             </button>
-            <button class="icon-button" aria-label={`Delete ${item.name}`} onClick={() => state.discard(item)}>×</button>
+            <button class="icon-button" aria-label={`Delete ${item.name}`} onClick={() => confirm(`Delete ${item.name}, its scan and its mesh, here and on the service?`) && state.discard(item)}>×</button>
           </li>
         ))}
       </ul>

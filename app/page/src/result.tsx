@@ -1,5 +1,6 @@
 // A completion while it runs, and what came of it.
 
+import { useEffect, useRef } from "preact/hooks";
 import { hasEnded } from "./api";
 import { past } from "./history";
 import * as state from "./state";
@@ -15,17 +16,30 @@ const PHASES: [string, string][] = [
 
 export function RunCard() {
   const job = state.job.value;
-  if (!job || job.now.status === "succeeded") return null;
+  return job && job.now.status !== "succeeded" ? <Run job={job} /> : null;
+}
+
+// Takes the focus that was on a button which is gone, so that the keyboard goes on from here.
+function useFocus() {
+  const place = useRef<HTMLElement>(null);
+  useEffect(() => {
+    if (document.activeElement === document.body) place.current?.focus({ preventScroll: true });
+  }, []);
+  return place;
+}
+
+function Run({ job }: { job: state.Job }) {
+  const place = useFocus();
   const { now } = job;
   const at = PHASES.findIndex(([phase]) => phase === now.phase);
   return (
-    <section class="card" aria-labelledby="run-title">
+    <section ref={place} tabIndex={-1} class="card" aria-labelledby="run-title">
       <h2 id="run-title">{headline()}</h2>
       {!hasEnded(now) && <progress max={1} value={now.progress} aria-label="Progress" />}
       {now.status === "running" && (
         <ol class="phases">
           {PHASES.map(([phase, words], index) => (
-            <li key={phase} class={index < at ? "past" : index === at ? "now" : ""} aria-current={index === at ? "step" : undefined}>{words}</li>
+            <li key={phase} class={index < at ? "gone" : index === at ? "now" : ""} aria-current={index === at ? "step" : undefined}>{words}</li>
           ))}
         </ol>
       )}
@@ -68,10 +82,14 @@ function Curve({ residuals }: { residuals: number[] }) {
 
 export function ResultCard() {
   const job = state.job.value;
-  if (!job || job.now.status !== "succeeded") return null;
+  return job && job.now.status === "succeeded" ? <Result job={job} /> : null;
+}
+
+function Result({ job }: { job: state.Job }) {
+  const place = useFocus();
   const report = job.now.report ?? {};
   return (
-    <section class="card" aria-labelledby="result-title">
+    <section ref={place} tabIndex={-1} class="card" aria-labelledby="result-title">
       <h2 id="result-title">Completed {report.grade && <span class={`grade ${report.grade}`}>{report.grade}</span>}</h2>
       {report.verdict && <p class="verdict">{report.verdict}</p>}
       {job.now.warnings.map((words) => <p key={words} class="quiet">{words}</p>)}

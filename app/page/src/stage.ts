@@ -103,7 +103,7 @@ export class Stage {
   private readonly body: Mesh<BufferGeometry, MeshStandardMaterial>;
   private readonly shadow: Mesh<CircleGeometry, MeshBasicMaterial>;
   private shape: Shape | null = null;
-  private unsure = false;
+  private seen = { scan: true, mesh: true, unsure: false };
   private radius = 1;
   private some = 1000; // points beside a mesh
   private dot = 2; // size of a point, in pixels of the screen
@@ -145,8 +145,8 @@ export class Stage {
       this.cloud.geometry.setIndex(new BufferAttribute(shuffled(points.positions.length / 3), 1));
       if (points.colors) this.cloud.geometry.setAttribute("color", new BufferAttribute(points.colors, 3));
     }
-    this.cloud.visible = points !== null;
     this.tint();
+    this.apply();
     this.stand(up);
   }
 
@@ -160,27 +160,20 @@ export class Stage {
 
   /** Show a mesh, or none; a coarse one is one that the fit is still at. */
   showShape(shape: Shape | null, coarse = false): void {
+    if (this.body.material.transparent) this.body.geometry.dispose(); // a coarse one comes once
     this.shape = shape;
-    this.body.visible = shape !== null;
-    if (shape) {
-      this.body.geometry = shape.geometry;
-      this.frame.matrix.copy(shape.turn);
-    }
+    this.body.geometry = shape?.geometry ?? new BufferGeometry();
+    if (shape) this.frame.matrix.copy(shape.turn);
     this.body.material.transparent = coarse;
     this.body.material.opacity = coarse ? 0.7 : 1;
-    this.body.material.needsUpdate = true;
-    this.color();
+    this.apply();
     this.ground();
-    this.draw();
   }
 
   /** What of it is seen. */
-  show({ scan, mesh, unsure }: { scan: boolean; mesh: boolean; unsure: boolean }): void {
-    this.cloud.visible = scan && this.cloud.geometry.hasAttribute("position");
-    this.body.visible = mesh && this.shape !== null;
-    this.unsure = unsure;
-    this.color();
-    this.draw();
+  show(seen: { scan: boolean; mesh: boolean; unsure: boolean }): void {
+    this.seen = seen;
+    this.apply();
   }
 
   /** Look at all of it from the front right, slightly above. */
@@ -226,9 +219,15 @@ export class Stage {
   private box(): Box3 {
     this.frame.updateMatrixWorld(true);
     const box = new Box3();
-    for (const thing of [this.cloud, this.body])
-      if (thing.geometry.hasAttribute("position")) box.expandByObject(thing);
+    for (const thing of [this.cloud, this.body]) if (thing.visible) box.expandByObject(thing);
     return box;
+  }
+
+  private apply(): void {
+    this.cloud.visible = this.seen.scan && this.cloud.geometry.hasAttribute("position");
+    this.body.visible = this.seen.mesh && this.shape !== null;
+    this.color();
+    this.draw();
   }
 
   private ground(): void {
@@ -242,7 +241,7 @@ export class Stage {
 
   private color(): void {
     const geometry = this.body.geometry;
-    const colors = this.unsure ? geometry.getAttribute("unsure") : geometry.getAttribute("own");
+    const colors = this.seen.unsure ? geometry.getAttribute("unsure") : geometry.getAttribute("own");
     if (colors) geometry.setAttribute("color", colors);
     else geometry.deleteAttribute("color");
     this.body.material.vertexColors = Boolean(colors);

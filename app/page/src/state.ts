@@ -163,6 +163,8 @@ export function leave(): void {
   watching.abort();
   job.value = null;
   shape.value = null;
+  for (const { geometry } of shapes.values()) geometry.dispose();
+  shapes.clear();
   coarse.value = false;
   sample.value = 0;
   way.value = null;
