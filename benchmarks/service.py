@@ -196,9 +196,7 @@ def importing() -> None:
         subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).split() for _ in range(3)
     ]
     seconds, memory, busy = (min(float(one[index]) for one in told) for index in range(3))
-    print(
-        f"(c) importing the API: {seconds:.2f} s, {busy:.2f} s of a core, {memory:.0f} MiB"
-    )
+    print(f"(c) importing the API: {seconds:.2f} s, {busy:.2f} s of a core, {memory:.0f} MiB")
 
 
 def cancelling(folder: Path, model: Path, count: int) -> None:
