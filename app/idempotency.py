@@ -8,7 +8,7 @@ from typing import cast
 
 from redis import Redis
 
-CLAIM_S, IDEMPOTENCY_S = 60, 24 * 3600
+CLAIM_S, IDEMPOTENCY_S = 300, 24 * 3600
 """How long a key holds before its completion is enqueued, and after that: the queue makes it last."""
 
 

@@ -9,6 +9,7 @@ import time
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import problem_response, unexpected
@@ -58,6 +59,8 @@ class Named:
 
         try:
             await self.app(scope, receive, named)
+        except ClientDisconnect:
+            log.info("the client went away before it had sent everything")
         except Exception:
             log.exception("a mistake of ours")
             if status:

@@ -6,7 +6,8 @@ import hashlib
 import re
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
-from typing import Annotated
+from tempfile import SpooledTemporaryFile
+from typing import Annotated, BinaryIO, NamedTuple, cast
 
 from fastapi import APIRouter, Depends, File, Form, Header, Query, Request, Response, UploadFile
 from starlette.concurrency import run_in_threadpool
@@ -15,9 +16,9 @@ from app import idempotency
 from app.access import Owner, TheService
 from app.errors import ProblemRaised
 from app.logs import request_id
-from app.queue import Ticket, new_id
+from app.queue import QueueFull, Ticket, TooManyOpen, new_id
 from app.routes.answers import as_json, described
-from app.scans import Attachments, Upload
+from app.scans import Attachments, ScanRefused, Upload
 from app.schemas import ENDED, Completion, CompletionOptions, ProblemItem, Submission
 from app.service import Service
 from app.tracing import carried
@@ -105,28 +106,42 @@ async def parcel(
     ] = None,
 ) -> Load:
     """What came, not yet in memory: the files of a form, or the raw body as the only one."""
+    files = [UploadedFile(file, file.filename or "") for file in scan or []] or [await _raw(request)]
 
     async def load() -> Parcel:
-        uploads = [Upload(await file.read(), file.filename or "") for file in scan or []]
+        uploads = [Upload(await file.read(), name) for file, name in files]
         masks = [await file.read() for file in mask or []]
         colors = [await file.read() for file in color_image or []]
         beside = Attachments(
             viewpoint or [], intrinsics or [], depth_scale or [], camera_to_world or [], masks, colors
         )
-        return Parcel(uploads or [await _raw(request)], beside)
+        return Parcel(uploads, beside)
 
     return load
 
 
-async def _raw(request: Request) -> Upload:
+class UploadedFile(NamedTuple):
+    """A file that came, and what it is called."""
+
+    file: UploadFile
+    name: str
+
+
+async def _raw(request: Request) -> UploadedFile:
+    """The body as a file: on the disk if it is large, as the files of a form are."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     forms = ("", "application/json", "multipart/form-data", "application/x-www-form-urlencoded")
-    if kind in forms or not (body := await request.body()):
+    spooled = cast(BinaryIO, SpooledTemporaryFile(max_size=2**20))  # noqa: SIM115 (it outlives this call)
+    size = 0
+    if kind not in forms:
+        async for chunk in request.stream():
+            size += spooled.write(chunk)
+    if not size:
         told = "Send a scan: in the field `scan` of a form, or as the body with its Content-Type."
-        raise ProblemRaised(
-            422, "invalid_request", told, errors=[ProblemItem(pointer="/body/scan", detail=told)]
-        )
-    return Upload(body, f"body{SUFFIXES.get(kind, '')}")
+        missing = ProblemItem(pointer="/body/scan", detail=told)
+        raise ProblemRaised(422, "invalid_request", told, errors=[missing])
+    spooled.seek(0)
+    return UploadedFile(UploadFile(spooled), f"body{SUFFIXES.get(kind, '')}")
 
 
 def wait_of(
@@ -197,7 +212,7 @@ def _accepted(service: Service, owner: str, asked: Submission, sent: Parcel, key
         return _same(service, owner, claim.first)
     try:
         return _enqueued(service, completion_id, options, sent, replace(ticket, claim=claim.name))
-    except BaseException:
+    except (ScanRefused, QueueFull, TooManyOpen):  # after anything else it may have been enqueued
         idempotency.release(connection, claim)
         raise
 

@@ -161,6 +161,16 @@ def test_a_refused_request_does_not_use_its_key_up(api, settings):
     assert submit(api, key).json()["id"] != first.json()["id"]
 
 
+def test_an_accepted_request_keeps_its_key_whatever_fails_after_that(api, monkeypatch):
+    key = {"Idempotency-Key": "order 1"}
+    service = api.app.state.service
+    with monkeypatch.context() as patch:
+        patch.setattr(service, "find", lambda *_: 1 / 0)
+        problem(submit(api, key), 500, "internal")
+    again = submit(api, key)
+    assert again.status_code == 202 and ids(api.get("/v1/completions")) == [again.json()["id"]]
+
+
 # Raw bodies
 
 
@@ -173,6 +183,16 @@ def test_a_scan_may_be_the_body(api, settings):
     answer = api.post("/v1/completions?model=tiny", content=text, headers={"Content-Type": "text/plain"})
     assert answer.status_code == 202, answer.text
     assert len(Storage(settings.data_dir).load_scan(answer.json()["id"]).views[0].points) == 500
+
+
+def test_a_large_raw_body_and_none_at_all(api, settings):
+    raw = {"Content-Type": "application/octet-stream"}
+    answer = api.post("/v1/completions?model=tiny", content=npy(sphere(60_000)), headers=raw)
+    assert answer.status_code == 202, answer.text
+    assert len(Storage(settings.data_dir).load_scan(answer.json()["id"]).views[0].points) == 60_000
+    problem(api.post("/v1/completions?model=tiny", content=b"", headers=raw), 422, "invalid_request")
+    over = bytes(settings.max_body_bytes + 1)
+    problem(api.post("/v1/completions?model=tiny", content=over, headers=raw), 413, "body_too_large")
 
 
 # The scan, the code, previews

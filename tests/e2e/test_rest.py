@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import signal
+import socket
 
 import pytest
 import trimesh
@@ -106,3 +107,13 @@ def test_metrics_of_a_running_service_know_its_worker(service):
         )
 
     eventually(told)
+
+
+@pytest.mark.parametrize("kind", ["application/octet-stream", "multipart/form-data; boundary=x"])
+def test_a_client_that_goes_away_in_the_middle_leaves_nothing(service, kind):
+    url, before = service.client.http.base_url, set(service.data_dir.glob("completions/*"))
+    with socket.create_connection((url.host, url.port)) as half:
+        head = f"POST /v1/completions?model=tiny HTTP/1.1\r\nHost: {url.host}:{url.port}\r\n"
+        half.sendall(f"{head}Content-Type: {kind}\r\nContent-Length: 100000\r\n\r\n--x\r\n".encode())
+    assert service.client.wait(submit(service, **QUICK).id).status == "succeeded"
+    assert len(set(service.data_dir.glob("completions/*")) - before) == 1
