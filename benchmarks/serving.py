@@ -95,6 +95,8 @@ def save_small_model(folder: Path, steps: int = 200) -> Path:
     """A model of balls, trained in a second: the service's work without the method's."""
     torch.manual_seed(0)
     folder.mkdir(parents=True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # several would wait for one another more than they work
     codes = torch.tensor([[-1.0, 0.3], [0.0, -0.3], [1.0, 0.1]])
     radii = 0.6 + 0.15 * codes[:, :1]
     decoder = Decoder(DecoderSpec(code_length=2, width=32, depth=3, skip_layer=(), dropout=0.0))
@@ -105,6 +107,7 @@ def save_small_model(folder: Path, steps: int = 200) -> Path:
         adam.zero_grad()
         wrong.square().mean().backward()
         adam.step()
+    torch.set_num_threads(threads)
     extents = torch.stack([-radii.expand(-1, 3), radii.expand(-1, 3)], dim=1)
     card = {"name": folder.name, "skin": 0.0, "clamping_distance": 0.5, "lipschitz": 2.0, "bend": 4.0}
     save_checkpoint(folder, decoder, codes, extents, ["small", "middle", "large"], card)
