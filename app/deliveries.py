@@ -36,16 +36,21 @@ class Deliveries:
         """To be told now, once the pipeline is carried out."""
         pipe.zadd(DUE, {completion_id: time.time()})
 
-    def take(self, limit: int = 8) -> list[str]:
+    def take(self, limit: int) -> list[str]:
         """Completions whose webhook is due. Whoever takes one has it alone, until its lease ends."""
         now = time.time()
-        due = cast(list[bytes], self.connection.zrangebyscore(DUE, 0, now, 0, limit))
-        names = [name.decode() for name in due]
-        return [
-            name
-            for name in names
-            if self.connection.set(f"{self._key(name)}:lease", 1, nx=True, px=int(1000 * LEASE_S))
-        ]
+        due = cast(list[bytes], self.connection.zrangebyscore(DUE, 0, now, 0, limit)) if limit > 0 else []
+        return [name.decode() for name in due if self._is_taken(name.decode(), now)]
+
+    def _is_taken(self, name: str, now: float) -> bool:
+        if not self.connection.set(f"{self._key(name)}:lease", 1, nx=True, px=int(1000 * LEASE_S)):
+            return False
+        self.connection.zadd(DUE, {name: now + LEASE_S}, xx=True)  # makes room for others that are due
+        return True
+
+    def drop(self, completion_id: str) -> None:
+        """There is nothing to tell any more."""
+        self.connection.zrem(DUE, completion_id)
 
     def record(self, completion_id: str, webhook: Webhook, attempt: WebhookAttempt) -> Webhook:
         """Note an attempt, and when the next one is due, if any."""

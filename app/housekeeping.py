@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 INTERVAL_S = 1.0
+
+POSTS = 8
+"""Webhooks that one process tells at the same time."""
 
 LAST_WRITES_S = 30.0
 """How long after a deletion a worker may still write a file that it had begun."""
@@ -41,7 +44,8 @@ class Housekeeper:
     def __init__(self, queue: CompletionQueue, storage: Storage, settings: Settings) -> None:
         self.queue, self.storage, self.settings = queue, storage, settings
         self.sender = _sender(settings) if settings.webhook_secret else None
-        self.posts = ThreadPoolExecutor(4, "webhook")
+        self.posts = ThreadPoolExecutor(POSTS, "webhook")
+        self.telling: set[Future[None]] = set()
         self.stopped = Event()
         self.next_sweep = 0.0
 
@@ -71,14 +75,16 @@ class Housekeeper:
 
     def deliver(self) -> None:
         """Tell the webhooks that are due; those that take their time hold nobody up."""
+        self.telling = {one for one in self.telling if not one.done()}
         if self.sender is not None:
-            for completion_id in self.queue.deliveries.take():
-                self.posts.submit(self._deliver, completion_id)
+            for completion_id in self.queue.deliveries.take(POSTS - len(self.telling)):
+                self.telling.add(self.posts.submit(self._deliver, completion_id))
 
     def _deliver(self, completion_id: str) -> None:
         try:
             completion = self.queue.get(completion_id)
             if self.sender is None or completion is None or completion.webhook is None:
+                self.queue.deliveries.drop(completion_id)
                 return
             attempt = self.sender.send(completion.webhook.url, completion)
             after = self.queue.deliveries.record(completion_id, completion.webhook, attempt)
@@ -88,15 +94,13 @@ class Housekeeper:
 
     def sweep(self) -> int:
         """Remove the files of what has expired, and of what the queue has forgotten; how many there were."""
-        swept = 0
-        for completion_id, age_s in self.storage.folders():
-            completion = self.queue.get(completion_id)
-            expired = completion is not None and completion.status == "expired"
-            if expired or (completion is None and age_s > self.settings.result_ttl_s):
-                self.storage.remove(completion_id)
-                swept += 1
+        ages = dict(self.storage.folders())
+        expired, unknown = self.queue.not_kept(list(ages))
+        swept = [*expired, *(name for name in unknown if ages[name] > self.settings.result_ttl_s)]
+        for name in swept:
+            self.storage.remove(name)
         for completion_id in self.queue.deleted_before(time.time() - LAST_WRITES_S):
             self.storage.remove(completion_id)
             self.queue.forget_deleted(completion_id)
         self.queue.forget_lapsed()
-        return swept
+        return len(swept)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar, cast
 
 from redis import Redis
@@ -23,7 +23,7 @@ from redis.exceptions import WatchError
 from redis.retry import Retry as RedisRetry
 from rq import Queue, Retry
 from rq.job import Job, JobStatus
-from rq.utils import as_text, now, utcformat
+from rq.utils import as_text, now, str_to_date, utcformat
 from rq.worker_registration import get_keys
 
 from app.deliveries import Deliveries
@@ -413,6 +413,20 @@ class CompletionQueue:
         sums = cast(dict[bytes, bytes], self.connection.hgetall(TALLIES))
         return {name.decode(): float(value) for name, value in sums.items()}
 
+    def not_kept(self, ids: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Which of these have expired, and which nothing is known of; interpolations too."""
+        with self.connection.pipeline() as pipe:
+            for name in ids:
+                pipe.hmget(Job.key_for(name), "created_at", "ended_at")
+            records = cast(list[list[bytes | None]], pipe.execute())
+        expired, unknown = [], []
+        for name, (created, ended) in zip(ids, records, strict=True):
+            if created is None:
+                unknown.append(name)
+            elif ended and self._is_past(str_to_date(ended)):
+                expired.append(name)
+        return expired, unknown
+
     def forget_lapsed(self) -> None:
         """Take completions whose record Redis has dropped out of the lists."""
         for index in self.connection.scan_iter(index_key("*")):
@@ -523,8 +537,10 @@ class CompletionQueue:
 
     def _has_expired(self, job: Job) -> bool:
         """A function of the record alone, so that every replica says the same at the same time."""
-        kept = timedelta(seconds=self.settings.result_ttl_s)
-        return job.ended_at is not None and job.ended_at + kept < now()
+        return self._is_past(job.ended_at)
+
+    def _is_past(self, ended_at: datetime | None) -> bool:
+        return ended_at is not None and ended_at + timedelta(seconds=self.settings.result_ttl_s) < now()
 
     def _outcome(self, job: Job) -> Outcome | None:
         if job.get_status(refresh=False) is not JobStatus.FINISHED:

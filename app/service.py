@@ -78,7 +78,8 @@ class Service:
 
     def check_model(self, name: str) -> None:
         """Raises a 400 problem for an unknown model."""
-        if name not in (names := [card.name for card in self.models()]):
+        cards = self.settings.checkpoints_dir.glob("*/card.json")
+        if name not in (names := sorted(card.parent.name for card in cards)):
             raise ProblemRaised(400, "unknown_model", f"There is no model {name!r}. There are: {names}.")
 
     def check_start(self, owner: str, start_from: str, model: str) -> None:

@@ -68,6 +68,17 @@ def test_what_has_expired_is_swept_from_the_disk_and_nothing_else(quiet, setting
     problem(quiet.get(f"/v1/completions/{old}/mesh"), 410, "expired")
 
 
+def test_an_interpolation_expires_and_is_swept_too(quiet, settings):
+    ends = {"start": {"shape": "a"}, "end": {"shape": "b"}}
+    made = quiet.post("/v1/interpolations", json={"model": "tiny", **ends}).json()
+    end(settings, made["id"], status="succeeded")
+    Storage(settings.data_dir).save_mesh(made["id"], b"glb", "glb")
+    assert housekeeper_of(settings).sweep() == 0
+    queue_of(settings).connection.hset(f"rq:job:{made['id']}", "ended_at", LONG_AGO)
+    assert housekeeper_of(settings).sweep() == 1
+    problem(quiet.get(made["links"]["mesh"]), 410, "expired")
+
+
 def test_what_the_queue_has_forgotten_is_swept_only_once_it_is_old(quiet, settings):
     forgotten = submit(quiet).json()["id"]
     queue_of(settings).connection.flushall()
@@ -181,6 +192,22 @@ def test_a_webhook_is_tried_again_and_every_attempt_is_told(quiet, settings, rec
 def test_a_webhook_that_fails_for_good_is_given_up(quiet, settings, receiver, answer, attempts):
     done = told(quiet, settings, receiver(answer))
     assert (done.webhook.state, len(done.webhook.attempts)) == ("failed", attempts)
+
+
+def test_no_webhook_is_told_by_two_at_once_and_none_of_what_is_gone(quiet, settings):
+    deliveries = queue_of(settings).deliveries
+    with deliveries.connection.pipeline() as pipe:
+        for number in range(5):
+            deliveries.schedule(pipe, f"{number:032x}")
+        pipe.execute()
+    time.sleep(0.01)
+    first, second, third = deliveries.take(3), deliveries.take(3), deliveries.take(3)
+    assert (len(first), len(second), third) == (3, 2, []) and not set(first) & set(second)
+    assert deliveries.take(0) == []
+    housekeeper = housekeeper_of(settings, webhook_secret=SECRET)
+    housekeeper._deliver(first[0])
+    assert deliveries.connection.zscore("deepsdf:webhooks", first[0]) is None
+    housekeeper.stop()
 
 
 def test_a_webhook_is_refused_where_there_is_no_secret(api):

@@ -159,7 +159,7 @@ def test_without_keys_the_service_answers_on_no_other_address(settings):
     problem(api.get("/healthz"), 403, "forbidden")
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "::"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 def test_the_service_does_not_start_open_to_the_network_without_keys(host, tmp_path):
     command = [sys.executable, "-m", "app", "--host", host, "--data-dir", str(tmp_path)]
     refused = subprocess.run(command, capture_output=True, text=True, timeout=20)
