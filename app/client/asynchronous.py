@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -34,9 +35,15 @@ class AsyncClient:
     """Talks to one service. Every method raises ProblemError when the service refuses."""
 
     def __init__(
-        self, url: str = "http://127.0.0.1:8000", timeout_s: float = 30, *, key: str | None = None
+        self,
+        url: str = "http://127.0.0.1:8000",
+        timeout_s: float = 30,
+        *,
+        key: str | None = None,
+        patience_s: float = 600,
     ) -> None:
         self.http = httpx2.AsyncClient(base_url=url, timeout=timeout_s, headers=headers_of(key))
+        self.patience_s = patience_s
 
     async def __aenter__(self) -> Self:
         return self
@@ -140,17 +147,19 @@ class AsyncClient:
 
     async def _call(self, method: str, path: str, *, patient: bool = False, **more: Any) -> httpx2.Response:
         """Raises httpx2.TransportError when the service could not be reached in several tries."""
-        for tried in range(TRIES):
+        give_up = time.monotonic() + self.patience_s
+        for tried in count():
             answer = None
             try:
                 answer = await self.http.request(method, path, **more)
             except httpx2.TransportError:
-                if tried == TRIES - 1:
+                if tried >= TRIES - 1:
                     raise
-            if answer is not None and not (patient and answer.status_code in BUSY and tried < TRIES - 1):
+            busy = answer is not None and patient and answer.status_code in BUSY
+            if answer is not None and not (busy and time.monotonic() < give_up):
                 return checked(answer)
             await asyncio.sleep(pause_after(answer, tried))
-        raise AssertionError("the last try returns or raises")
+        raise AssertionError("the loop ends by an answer or an error")
 
 
 @dataclass

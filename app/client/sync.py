@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -32,13 +33,20 @@ if TYPE_CHECKING:
 class Client:
     """Talks to one service. Every method raises ProblemError when the service refuses.
 
-    What fails on the way is tried again, which is safe: submissions carry an Idempotency-Key.
+    What fails on the way is tried again, which is safe: submissions carry an Idempotency-Key. `complete`
+    waits up to `patience_s` seconds for a place where the service is full.
     """
 
     def __init__(
-        self, url: str = "http://127.0.0.1:8000", timeout_s: float = 30, *, key: str | None = None
+        self,
+        url: str = "http://127.0.0.1:8000",
+        timeout_s: float = 30,
+        *,
+        key: str | None = None,
+        patience_s: float = 600,
     ) -> None:
         self.http = httpx2.Client(base_url=url, timeout=timeout_s, headers=headers_of(key))
+        self.patience_s = patience_s
 
     def __enter__(self) -> Self:
         return self
@@ -179,17 +187,19 @@ class Client:
 
     def _call(self, method: str, path: str, *, patient: bool = False, **more: Any) -> httpx2.Response:
         """Raises httpx2.TransportError when the service could not be reached in several tries."""
-        for tried in range(TRIES):
+        give_up = time.monotonic() + self.patience_s
+        for tried in count():
             answer = None
             try:
                 answer = self.http.request(method, path, **more)
             except httpx2.TransportError:
-                if tried == TRIES - 1:
+                if tried >= TRIES - 1:
                     raise
-            if answer is not None and not (patient and answer.status_code in BUSY and tried < TRIES - 1):
+            busy = answer is not None and patient and answer.status_code in BUSY
+            if answer is not None and not (busy and time.monotonic() < give_up):
                 return checked(answer)
             time.sleep(pause_after(answer, tried))
-        raise AssertionError("the last try returns or raises")
+        raise AssertionError("the loop ends by an answer or an error")
 
 
 @dataclass

@@ -10,17 +10,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx2
 import numpy as np
 import pytest
 import trimesh
 import typer
 from processes import ROOT, free_port
+from rich.progress import Progress
 from typer.testing import CliRunner, Result
 
-from app.schemas import CompletionOptions
+from app.client import Client
+from app.schemas import CompletionOptions, Links, Problem
 from worker import cli
 from worker.cli import checks
-from worker.cli.completing import Work
+from worker.cli.completing import Job, Work, everything
 
 HEAVY = {"torch", "numpy", "trimesh", "pydantic", "httpx2", "fastapi", "redis", "rq", "scipy"}
 
@@ -102,6 +105,36 @@ def test_scans_are_completed_on_a_service_which_is_asked_how_they_stand(service,
     ended = typed("cancel", told[0]["id"], *at)
     assert ended.exit_code == 1 and "already_ended" in ended.stderr
     assert "tiny" in typed("models", *at).stdout
+
+
+def test_more_scans_than_may_wait_are_completed_all_the_same(balls, tmp_path):
+    """On a service that takes one at a time. A stand-in: a real one of its own takes half a minute."""
+    now = {
+        "options": {},
+        "created_at": "2026-01-01T00:00:00Z",
+        "links": dict.fromkeys(Links.model_fields, "/"),
+    }
+    waiting, refused = set(), []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        *_, last = request.url.path.split("/")
+        if request.method == "POST" and waiting:
+            refused.append(request)
+            problem = Problem(title="", status=429, detail="", instance="/", code="queue_full")
+            headers = {"content-type": "application/problem+json"}
+            return httpx2.Response(429, content=problem.model_dump_json(), headers=headers)
+        if request.method == "POST":
+            waiting.add("only")
+            return httpx2.Response(202, json={**now, "id": "only", "status": "queued"})
+        waiting.discard(last)
+        return httpx2.Response(200, json={**now, "id": "only", "status": "succeeded"})
+
+    client = Client()
+    client.http = httpx2.Client(base_url="http://one", transport=httpx2.MockTransport(answer))
+    jobs = [Job([Path(ball)], tmp_path / f"{number}.glb", {}, {}) for number, ball in enumerate(balls * 2)]
+    told = everything(client, Work(jobs, {}, as_json=True), Progress(disable=True))
+    assert [one["mesh"] for one in told] == [str(job.mesh) for job in jobs]
+    assert len(refused) == 3 and all(job.mesh.exists() for job in jobs)
 
 
 def test_what_is_told_of_several_scans_goes_to_each_in_its_order():

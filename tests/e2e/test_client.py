@@ -123,8 +123,12 @@ def test_a_submission_is_sent_again_under_one_key():
 
 
 def test_patience_ends():
+    client = stumbling([busy() for _ in range(9)], [])
+    assert client.complete(half_ball()).now.status == "queued"
+    client = stumbling([busy()], [])
+    client.patience_s = 0
     with pytest.raises(ProblemError, match="queue_full"):
-        stumbling([busy() for _ in range(9)], []).complete(half_ball())
+        client.complete(half_ball())
     with pytest.raises(httpx2.ConnectError):
         stumbling([httpx2.ConnectError("no") for _ in range(9)], []).status("0" * 32)
     with pytest.raises(ProblemError, match="queue_full"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from worker.cli.remote import connect, unreachable
 
 TOLD = ("viewpoint", "intrinsics", "depth_scale", "camera_to_world")
 FILES = ("mask", "color_image")
+BUSY_PAUSE_S = 2
 
 
 @dataclass(frozen=True)
@@ -128,11 +131,10 @@ def _end(work: Work, told: list[dict[str, Any]]) -> int:
 
 
 def remote(work: Work, url: str, key: str | None) -> int:
-    """Submit all of them, then wait for each: the service works on as many at a time as it can."""
+    """Submit them, and wait for each: the service works on as many at a time as it can."""
     try:
         with connect(url, key) as client, _bars() as bars:
-            submitted = [(job, _submit(client, job, work)) for job in work.jobs]
-            told = [_fetch(client, job, one, bars) for job, one in submitted]
+            told = everything(client, work, bars)
     except httpx2.TransportError as error:
         return unreachable(url, error)
     except ValidationError as error:
@@ -140,6 +142,24 @@ def remote(work: Work, url: str, key: str | None) -> int:
         print(f"--{str(wrong['loc'][0]).replace('_', '-')}: {wrong['msg']}", file=sys.stderr)
         return USAGE
     return _end(work, told)
+
+
+def everything(client: Client, work: Work, bars: Progress) -> list[dict[str, Any]]:
+    """What came of each. Where the service is full, the next one waits until one has ended."""
+    told: list[dict[str, Any]] = []
+    under_way: deque[tuple[Job, Completion | ProblemError]] = deque()
+    for job in work.jobs:
+        while _is_busy(submitted := _submit(client, job, work)):
+            if under_way:
+                told.append(_fetch(client, *under_way.popleft(), bars))
+            else:
+                time.sleep(BUSY_PAUSE_S)  # full of others' work
+        under_way.append((job, submitted))
+    return [*told, *(_fetch(client, job, submitted, bars) for job, submitted in under_way)]
+
+
+def _is_busy(submitted: Completion | ProblemError) -> bool:
+    return isinstance(submitted, ProblemError) and submitted.problem.status == 429
 
 
 def _submit(client: Client, job: Job, work: Work) -> Completion | ProblemError:

@@ -2,7 +2,7 @@
 
 import { computed, effect, signal } from "@preact/signals";
 import * as api from "./api";
-import { forget, note, past, remember, type Past } from "./history";
+import { forget, note, remember, type Past } from "./history";
 import { formOf, keptScan, located, openScan, upOf, type Facts, type Scan } from "./scan";
 import type { Shape, Stage } from "./stage";
 
@@ -346,5 +346,3 @@ export function mount(made: Stage): void {
   if (scan.value) made.showPoints(scan.value.points, upOf(scan.value, choice.value.up));
   if (shape.value) made.showShape(shape.value, coarse.value);
 }
-
-export { past };
