@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
+import typer
 from processes import ROOT, free_port
 from typer.testing import CliRunner, Result
 
 from app.schemas import CompletionOptions
 from worker import cli
 from worker.cli import checks
+from worker.cli.completing import Work
 
 HEAVY = {"torch", "numpy", "trimesh", "pydantic", "httpx2", "fastapi", "redis", "rq", "scipy"}
 
@@ -100,6 +102,25 @@ def test_scans_are_completed_on_a_service_which_is_asked_how_they_stand(service,
     ended = typed("cancel", told[0]["id"], *at)
     assert ended.exit_code == 1 and "already_ended" in ended.stderr
     assert "tiny" in typed("models", *at).stdout
+
+
+def test_what_is_told_of_several_scans_goes_to_each_in_its_order():
+    given = dict.fromkeys(inspect.signature(cli.complete).parameters)
+    given |= {
+        "scans": [Path("a/x.png"), Path("b/x.png")],
+        "output": Path("out"),
+        "format": "glb",
+        "json": False,
+    }
+    given |= {"intrinsics": ["camera"], "mask": [Path("m1.png"), Path("m2.png")]}
+    first, second = Work.of(given).jobs
+    assert (first.mesh.name, second.mesh.name) == ("x.glb", "x-1.glb")
+    assert (first.files, second.files) == ({"mask": [Path("m1.png")]}, {"mask": [Path("m2.png")]})
+    assert first.told == second.told == {"intrinsics": ["camera"]}
+    (both,) = Work.of({**given, "views": True}).jobs
+    assert both.files == {"mask": given["mask"]} and both.scans == given["scans"]
+    with pytest.raises(typer.BadParameter, match="mask"):
+        Work.of({**given, "mask": given["mask"] * 2})
 
 
 def test_exit_codes_tell_mistakes_from_a_service_that_is_not_there(tmp_path):

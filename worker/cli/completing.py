@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import typer
 from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -29,6 +30,8 @@ class Job:
 
     scans: list[Path]
     mesh: Path
+    told: dict[str, list[str]]  # beside the scans, as JSON texts
+    files: dict[str, list[Path]]
 
     @property
     def report(self) -> Path:
@@ -42,34 +45,43 @@ class Work:
 
     jobs: list[Job]
     options: dict[str, Any]  # of CompletionOptions, those that were given
-    told: dict[str, list[str]]  # beside the scans, as JSON texts
-    files: dict[str, list[Path]]
     as_json: bool
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Work:
-        """From the parameters of the command, by their names."""
+        """From the parameters of the command, by their names. Raises typer.BadParameter."""
         names = set(CompletionOptions.model_fields) & given.keys()
-        jobs = _jobs(given["scans"], given["output"], given["format"], given["views"])
+        jobs = _jobs(given)
         return cls(
             jobs=jobs,
             options={name: given[name] for name in sorted(names) if given[name] is not None},
-            told={name: given[name] for name in TOLD if given[name]},
-            files={name: given[name] for name in FILES if given[name]},
             as_json=given["json"],
         )
 
 
-def _jobs(scans: list[Path], output: Path, format: str, views: bool) -> list[Job]:
+def _jobs(given: Mapping[str, Any]) -> list[Job]:
     """One for each file, or one for all; scans of the same name in several folders get numbers."""
-    groups = [scans] if views else [[scan] for scan in scans]
+    scans, output = given["scans"], given["output"]
+    groups = [scans] if given["views"] else [[scan] for scan in scans]
     jobs: list[Job] = []
-    for group in groups:
+    for index, group in enumerate(groups):
         taken = {job.mesh for job in jobs}
         stems = (f"{group[0].stem}{f'-{number}' if number else ''}" for number in range(len(groups)))
-        meshes = (output / f"{stem}.{format}" for stem in stems)
-        jobs.append(Job(group, next(mesh for mesh in meshes if mesh not in taken)))
+        meshes = (output / f"{stem}.{given['format']}" for stem in stems)
+        told = {name: _of_job(name, given[name], index, len(groups)) for name in TOLD if given[name]}
+        files = {name: _of_job(name, given[name], index, len(groups)) for name in FILES if given[name]}
+        jobs.append(Job(group, next(mesh for mesh in meshes if mesh not in taken), told, files))
     return jobs
+
+
+def _of_job(name: str, values: list[Any], index: int, count: int) -> list[Any]:
+    """What is told once is of all objects, what is told for each is in their order."""
+    if count == 1 or len(values) == 1:
+        return values
+    if len(values) != count:
+        flag = f"--{name.replace('_', '-')}"
+        raise typer.BadParameter(f"{flag} is given {len(values)} times for {count} files: once, or for each")
+    return [values[index]]
 
 
 def local(work: Work) -> int:
@@ -78,12 +90,12 @@ def local(work: Work) -> int:
 
     told = []
     for job in work.jobs:
-        given = [*map(str, job.scans), str(job.mesh), *_flags(work), "--report", str(job.report)]
+        given = [*map(str, job.scans), str(job.mesh), *_flags(work, job), "--report", str(job.report)]
         told.append(_told(job, alone.main(given) == OK))
     return _end(work, told)
 
 
-def _flags(work: Work) -> list[str]:
+def _flags(work: Work, job: Job) -> list[str]:
     """The same as flags of `worker.local`, which has none for what is of a queue."""
     from worker.local import OPTIONS
 
@@ -93,7 +105,7 @@ def _flags(work: Work) -> list[str]:
             continue
         flag = name.replace("_", "-")
         flags += [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}={value}"]
-    beside: dict[str, list[Any]] = {**work.told, **work.files}
+    beside: dict[str, list[Any]] = {**job.told, **job.files}
     for name, values in beside.items():
         flags += [f"--{name.replace('_', '-')}={value}" for value in values]
     return flags
@@ -132,9 +144,9 @@ def remote(work: Work, url: str, key: str | None) -> int:
 
 def _submit(client: Client, job: Job, work: Work) -> Completion | ProblemError:
     CompletionOptions.model_validate(work.options)
-    masks, colors = work.files.get("mask"), work.files.get("color_image")
+    masks, colors = job.files.get("mask"), job.files.get("color_image")
     try:
-        return client.submit(job.scans, mask=masks, color_image=colors, form=work.told, **work.options)
+        return client.submit(job.scans, mask=masks, color_image=colors, form=job.told, **work.options)
     except ProblemError as error:
         return error
 
