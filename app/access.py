@@ -1,4 +1,7 @@
-"""Who asks: the owner of a request, by its API key."""
+"""Who asks: the owner of a request, by its API key.
+
+These are `async` though they wait for nothing: others would each be sent to a thread and back.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,13 @@ from app.service import Service
 bearer = HTTPBearer(auto_error=False, description="Only where the service has keys.")
 
 
-def service_of(request: Request) -> Service:
+async def service_of(request: Request) -> Service:
     """What the endpoints of this process share."""
     service: Service = request.app.state.service
     return service
 
 
-def owner(
+async def owner(
     service: Annotated[Service, Depends(service_of)],
     given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
 ) -> str:

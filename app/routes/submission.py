@@ -144,7 +144,7 @@ async def _raw(request: Request) -> UploadedFile:
     return UploadedFile(UploadFile(spooled), f"body{SUFFIXES.get(kind, '')}")
 
 
-def wait_of(
+async def wait_of(
     prefer: Annotated[
         str | None, Header(description="`wait=N`: answer 200 if it ends within N seconds (RFC 7240).")
     ] = None,
