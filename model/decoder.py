@@ -129,7 +129,7 @@ class Decoder(nn.Module):
                 features = torch.lerp(before, features, depth - index)
         # bfloat16 has steps of 0.0005 at the clamping distance: the last layer stays in float32.
         with torch.autocast(features.device.type, enabled=False):
-            distance = self._pass(self.spec.depth, features.float(), encoded, fed).squeeze(-1)
+            distance = self._pass(self.spec.depth, features.to(points.dtype), encoded, fed).squeeze(-1)
         for _ in range(self.spec.tanh):
             distance = distance.tanh()
         return distance

@@ -1,0 +1,267 @@
+"""What a GPU makes of it: is it right there, how long does a completion take, how many can there be a second.
+
+Correct: the decoder, a step of Levenberg-Marquardt and the extracted surface, beside the same in float64 on
+the CPU. Time: the shipped example scan completed again and again, warm, with its turn given and with it
+unknown; by phase, and how often faster than the published recipe (Adam, 800 iterations on 8,000 samples,
+then a dense grid) with the same decoder on the same device. Throughput: several completions in one batch, as
+a worker has them. Training: our step beside the published one (`benchmarks.training`), and which share of
+the device's matrix products it comes to.
+
+Without a GPU everything runs on the CPU, which shows that it works and no more; --quick keeps that short.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+import trimesh
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from benchmarks import common, training
+from model.batch import Batch
+from model.checkpoint import Checkpoint, choose_device, load_checkpoint
+from model.completion import Completer, Completion
+from model.decoder import Decoder
+from model.fitting import Starts
+from model.latent import Adam, CodePrior, LevenbergMarquardt, Problems, Rows
+from model.observation import Observation, View, observe
+from model.placement import Placements
+from model.surface import extract_surface, zero_level
+from model.training.compute import has_bfloat16
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+ADAM_ROWS = (4800, 3200)
+"""Rows of the surface and of empty space, 8,000 together: what the published recipe sees."""
+
+PARTS = ["correct", "time", "throughput", "training"]
+
+FLOPS_PER_SAMPLE = 6
+"""Of each parameter, in a step of training: twice forwards, four times backwards."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much of everything is done."""
+
+    resolution: int
+    throughput_resolution: int
+    repeats: int
+    in_flight: tuple[int, ...]
+    adam_steps: int
+    matrix: int
+
+
+FULL = Effort(256, 128, 10, (1, 4, 16, 64), 800, 8192)
+QUICK = Effort(32, 32, 2, (1, 2), 20, 256)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table."""
+
+    what: str
+    value: float
+    unit: str
+
+
+def example() -> View:
+    """The shipped scan of a held-out chair."""
+    told = json.loads((EXAMPLES / "chair.json").read_text())
+    return View(trimesh.load(EXAMPLES / "chair.ply").vertices, viewpoint=told["viewpoint"])
+
+
+def observed() -> Observation:
+    """The same as a fit sees it."""
+    return observe([example()])
+
+
+# Correct
+
+
+def correctness(here: Completer, folder: Path, resolution: int) -> list[Figure]:
+    """What is computed here beside the CPU: in float64, but the surface, which is made in float32."""
+    exact, plain = load_checkpoint(folder, "cpu"), load_checkpoint(folder, "cpu")
+    exact.decoder.double()
+    cost, hessian = step_errors(here, exact)
+    return [
+        Figure("signed distances, largest error", decoder_error(here.checkpoint, exact), "canonical units"),
+        Figure("E after a step, largest error", cost, "of E"),
+        Figure("Hessian after a step, largest error", hessian, "of its norm"),
+        Figure("surface, largest distance", surface_error(here.checkpoint, plain, resolution), "cells"),
+    ]
+
+
+def decoder_error(here: Checkpoint, exact: Checkpoint) -> float:
+    """Largest difference of a signed distance, canonical units."""
+    generator = torch.Generator().manual_seed(0)
+    codes = exact.codes[:4].double()
+    points = 2 * torch.rand(4, 4096, 3, generator=generator, dtype=torch.float64) - 1
+    with torch.no_grad():
+        true = exact.decoder(codes, points)
+        found = here.decoder(codes.to(here.codes), points.to(here.codes))
+    return float((found.double().cpu() - true).abs().max())
+
+
+def step_errors(here: Completer, exact: Checkpoint) -> tuple[float, float]:
+    """Relative error of E and of its Hessian after one step from the same four starts."""
+    fitter, scan = here.fitter, observed()
+    starts = fitter.screen(scan, "upright", 0, fitter.start_shapes())
+    starts = starts.of(torch.arange(4, device=starts.codes.device))
+    rows = fitter.rows(scan, (800, 500), 1)
+    found = stepped(here.checkpoint.decoder, here.checkpoint.prior, rows, starts)
+    prior = CodePrior(*(part.double().cpu() for part in vars(exact.prior).values()))
+    exact_starts = Starts(starts.codes.double().cpu(), Placements(*in_double(starts.placements)))
+    true = stepped(exact.decoder, prior, Rows(*in_double(rows)), exact_starts)
+    errors = [
+        (one.double().cpu() - other).flatten(1).norm(dim=1) / other.flatten(1).norm(dim=1)
+        for one, other in zip(found, true, strict=True)
+    ]
+    return float(errors[0].max()), float(errors[1].max())
+
+
+def stepped(decoder: Decoder, prior: CodePrior, rows: Rows, starts: Starts) -> tuple[Tensor, Tensor]:
+    """E (B, 1) and its Hessian after a step."""
+    problems = Problems.start(rows, starts.codes, starts.placements, "upright")
+    solver = LevenbergMarquardt(decoder, prior, problems)
+    solver.step()
+    return solver.cost[:, None], solver.hessian
+
+
+def in_double(arrays: Rows | Placements) -> Iterator[Tensor]:
+    """The tensors of one, on the CPU, real numbers in float64."""
+    for value in vars(arrays).values():
+        yield value.double().cpu() if value.is_floating_point() else value.cpu()
+
+
+def surface_error(here: Checkpoint, there: Checkpoint, resolution: int) -> float:
+    """Largest distance from a vertex to the nearest one of the surface that the other makes, in cells."""
+    found, true = (zero_level(one.field(one.codes[0]), resolution).vertices for one in (here, there))
+    return float(cKDTree(true).query(found)[0].max()) * resolution / 2
+
+
+# Time
+
+
+def completions(completer: Completer, effort: Effort, pose: str) -> tuple[list[Figure], float]:
+    """Median times of a warm completion: each phase, and the whole in seconds."""
+    view, done = example(), []
+    for _ in range(effort.repeats + 1):
+        start = perf_counter()
+        made = completer.complete([view], pose=pose, resolution=effort.resolution)
+        done.append((perf_counter() - start, made.report.seconds))
+    warm = done[1:]
+    whole = median(seconds for seconds, _ in warm)
+    phases = {phase: median(told[phase] for _, told in warm) for phase in warm[0][1]}
+    named = {**phases, "in all": whole}
+    return [Figure(f"{pose}, {name}", 1000 * seconds, "ms") for name, seconds in named.items()], whole
+
+
+def published(completer: Completer, effort: Effort) -> float:
+    """Seconds of Adam's iterations on 8,000 samples and of a dense grid; the placement is given to it."""
+    checkpoint, fitter, scan = completer.checkpoint, completer.fitter, observed()
+    starts = fitter.screen(scan, "canonical", 0, fitter.start_shapes())
+    placement = starts.placements.of(slice(0, 1))
+    start = perf_counter()
+    length, delta = checkpoint.codes.shape[1], checkpoint.clamping_distance
+    adam = Adam(checkpoint.decoder, fitter.rows(scan, ADAM_ROWS, 0), length, placement, delta)
+    for _ in range(effort.adam_steps):
+        adam.step()
+    extract_surface(checkpoint.field(adam.codes[0].detach()), effort.resolution, checkpoint.skin, dense=True)
+    return perf_counter() - start
+
+
+def throughput(completer: Completer, effort: Effort) -> list[Figure]:
+    """Completions a second, so many in flight all the time."""
+    return [
+        Figure(f"{count} in flight", _a_second(completer, effort, count), "completions/s")
+        for count in effort.in_flight
+    ]
+
+
+def _a_second(completer: Completer, effort: Effort, in_flight: int) -> float:
+    view, total = example(), max(2 * in_flight, 4)
+    batch: Batch[int, Completion] = Batch()
+    begun, ended, start = 0, 0, perf_counter()
+    while ended < total:
+        while len(batch) < in_flight and begun < total:
+            options: dict[str, Any] = {"resolution": effort.throughput_resolution, "seed": begun}
+            batch.add(begun, completer.completing([view], pose="canonical", **options))
+            begun += 1
+        for one in batch.turn():
+            if one.error is not None:
+                raise one.error
+            ended += 1
+    return total / (perf_counter() - start)
+
+
+# Training
+
+
+def trained(options: argparse.Namespace, effort: Effort) -> list[Figure]:
+    """Our step beside the published one, and which share of the device's matrix products it is."""
+    options.device = options.device if options.device != "auto" else choose_device("auto")
+    first, *_, ours = training.measure(options)
+    peak = products_a_second(options.device, effort.matrix)
+    parameters = sum(part.numel() for part in training.PublishedDecoder().parameters())
+    parameters -= 2 * training.CODE * training.WIDTH  # what the code meets is computed once a shape
+    share = FLOPS_PER_SAMPLE * parameters * ours.samples_per_second / peak
+    return [
+        Figure("published step", first.samples_per_second, "samples/s"),
+        Figure("our step", ours.samples_per_second, "samples/s"),
+        Figure("our step / the published one", ours.times, "x"),
+        Figure("matrix products, measured", peak / 1e12, "TFLOP/s"),
+        Figure("share of them in our step", 100 * share, "%"),
+    ]
+
+
+def products_a_second(device: str, size: int) -> float:
+    """Floating-point operations a second in a product of two large matrices of bfloat16."""
+    kind = torch.bfloat16 if has_bfloat16(device) else torch.float32
+    one = torch.randn(size, size, device=device, dtype=kind)
+
+    def product() -> float:
+        return float((one @ one)[0, 0])
+
+    return 2 * size**3 / training.seconds_of(product, 5)
+
+
+def main(arguments: Iterable[str] | None = None) -> int:
+    """Run everything, or the parts asked for."""
+    parser = common.parser(__doc__, "little of everything: for a look, or without a GPU")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    options = parser.parse_args(None if arguments is None else list(arguments))
+    effort = QUICK if options.quick else FULL
+    completer = Completer(load_checkpoint(options.checkpoint, options.device))
+    name = torch.cuda.get_device_name() if completer.checkpoint.device.type == "cuda" else "CPU"
+    print(f"{options.checkpoint} on {name}")
+    figures, times = [], 0.0
+    if "correct" in options.parts:
+        figures += correctness(completer, options.checkpoint, effort.resolution)
+    if "time" in options.parts:
+        given, seconds = completions(completer, effort, "canonical")
+        free, _ = completions(completer, effort, "upright")
+        plain = published(completer, effort)
+        times = plain / seconds
+        figures += [*given, *free, Figure("published recipe", 1000 * plain, "ms")]
+        figures += [Figure("published recipe / ours", times, "x")]
+    if "throughput" in options.parts:
+        figures += throughput(completer, effort)
+    if "training" in options.parts:
+        figures += trained(options, effort)
+    common.tell(options, "gpu", times, "x", figures, device=name, parts=options.parts)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
