@@ -19,6 +19,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 no mesh, 2 a mistake in the command, 3 no service answers.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help takes half the time
 )
 PASSED_ON: dict[str, Any] = {
     "context_settings": {"ignore_unknown_options": True, "allow_extra_args": True},
@@ -31,7 +32,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")
 Id = Annotated[str, typer.Argument(help="Id of a completion.")]
 
 
-@app.command(rich_help_panel="Completing")
+@app.command()
 def complete(
     context: typer.Context,
     scans: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Point clouds or depth maps.")],
@@ -62,7 +63,10 @@ def complete(
     mask: Annotated[list[Path] | None, typer.Option(help="Of depth maps: PNG, white on the object.")] = None,
     color_image: Annotated[list[Path] | None, typer.Option(help="Of depth maps: RGB, same size.")] = None,
 ) -> None:
-    """Complete each FILE to a mesh in DIR, with a report beside it: here, or on a service (--url)."""
+    """Complete each FILE to a mesh in DIR.
+
+    Here, or on a running service (--url). A report lies beside each mesh.
+    """
     from worker.cli import completing
 
     if missing := [str(file) for file in [*scans, *(mask or []), *(color_image or [])] if not file.is_file()]:
@@ -71,7 +75,7 @@ def complete(
     sys.exit(completing.remote(work, url, key) if url else completing.local(work))
 
 
-@app.command(rich_help_panel="Completing")
+@app.command()
 def status(
     id: Annotated[str | None, typer.Argument(help="Id of a completion; none: your newest ones.")] = None,
     url: Url = None,
@@ -84,7 +88,7 @@ def status(
     sys.exit(remote.status(remote.connect(url, key), id, json))
 
 
-@app.command(rich_help_panel="Completing")
+@app.command()
 def cancel(id: Id, url: Url = None, key: Key = None, json: AsJson = False) -> None:
     """End a completion early."""
     from worker.cli import remote
@@ -92,34 +96,34 @@ def cancel(id: Id, url: Url = None, key: Key = None, json: AsJson = False) -> No
     sys.exit(remote.cancel(remote.connect(url, key), id, json))
 
 
-@app.command(rich_help_panel="Completing")
+@app.command()
 def models(url: Url = None, key: Key = None, json: AsJson = False) -> None:
-    """The trained models: those of this installation, or of a running service (--url)."""
+    """The trained models, here or of a service (--url)."""
     from worker.cli import remote
 
     sys.exit(remote.models(url, key, json))
 
 
-def passed_on(name: str, module: str, described: str, panel: str, *first: str) -> None:
+def passed_on(name: str, module: str, described: str, *first: str) -> None:
     """A command that is another module's: its arguments go there as they are, --help too."""
 
     def run(context: typer.Context) -> NoReturn:
         os.execv(sys.executable, [sys.executable, "-m", module, *first, *context.args])
 
     run.__doc__ = described
-    app.command(name, rich_help_panel=panel, help=described, **PASSED_ON)(run)
+    app.command(name, help=described, **PASSED_ON)(run)
 
 
-passed_on("serve", "app", "The whole service on this machine: queue, worker and API.", "Serving")
-passed_on("worker", "worker", "One worker of a service, on the queue of REDIS_URL.", "Serving")
-passed_on("top", "app.top", "A running service, live on this terminal.", "Serving")
-passed_on("train", "model.training.train", "Train a checkpoint from its recipe.", "Training")
-passed_on("samples", "model.training.samples", "Signed distances of a checkpoint's shapes.", "Training")
-passed_on("evaluate", "model.training.evaluate", "Measure a checkpoint on unseen shapes.", "Training")
-passed_on("import", "model.training.deepsdf", "Take over a DeepSDF experiment.", "Training", "import")
+passed_on("serve", "app", "The whole service on this machine: queue, worker and API.")
+passed_on("worker", "worker", "One worker of a service, on the queue of REDIS_URL.")
+passed_on("top", "app.top", "A running service, live on this terminal.")
+passed_on("train", "model.training.train", "Train a checkpoint from its recipe.")
+passed_on("samples", "model.training.samples", "Signed distances of a checkpoint's shapes.")
+passed_on("evaluate", "model.training.evaluate", "Measure a checkpoint on unseen shapes.")
+passed_on("import", "model.training.deepsdf", "Take over a DeepSDF experiment.", "import")
 
 
-@app.command(rich_help_panel="Serving")
+@app.command()
 def doctor(url: Url = None, json: AsJson = False) -> None:
     """Check this installation, and say what to mend."""
     from worker.cli import checks
