@@ -3,12 +3,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+TESTS := -m "not slow"
 
-.PHONY: help setup demo serve test hostile chaos
+.PHONY: help setup demo serve test test-all hostile chaos
 .DEFAULT_GOAL := help
 
 help:  ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
 setup: $(STAMP)  ## install everything into .venv (needs Python 3.11 or newer)
 
@@ -23,7 +24,10 @@ test: $(STAMP)  ## lint, types, import rules and tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal $(TESTS)
+
+test-all: TESTS =
+test-all: test  ## the same with the slow tests: the guide to training, the notebook, benchmarks of held-out scans
 
 hostile: $(STAMP)  ## 3,000 generated bad inputs against the API and its worker: minutes
 	HOSTILE=3000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/app/test_mutations.py -s --timeout 1800

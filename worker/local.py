@@ -106,11 +106,11 @@ def _complete(given: argparse.Namespace, options: CompletionOptions) -> None:
     scan = _scan(given)
     for words in scan.warnings:
         print(words, file=sys.stderr)
-    done = _run(scan, options, _code(given.start) if given.start else None)
+    done = _run(scan, options, code_of(given.start) if given.start else None)
     _write(done, given, options.draco)
 
 
-def _code(report: Path) -> list[float]:
+def code_of(report: Path) -> list[float]:
     """The latent code in a report. Raises BadReport."""
     try:
         return [float(x) for x in json.loads(report.read_text())["code"]]

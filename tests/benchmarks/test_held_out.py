@@ -135,9 +135,7 @@ def test_missing_shapes_end_with_the_command_that_brings_them(checkpoint: Path, 
     [
         (trimesh.creation.box((1.0, 0.5, 1.0)), 4),
         (trimesh.creation.box((1.0, 0.5, 0.6)), 2),
-        (trimesh.creation.cylinder(0.3, 1.0, sections=96), 2),  # lying: its axis is z
         (trimesh.creation.cone(0.5, 1.0, sections=96), 1),  # lying, one end pointed
-        (trimesh.creation.torus(0.7, 0.1), 2),  # upright ring: through its plane
         (trimesh.creation.icosphere(4), pose.ROUND),
     ],
 )
@@ -175,6 +173,7 @@ def test_a_round_shape_has_every_yaw(crate: Shape, data: Path) -> None:
     assert pose.errors_of(found_off_by(scan, 77, 1.0, 0.0), scan, pose.ROUND).yaw == 0
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_poses_tells_errors_and_chamfer_distances(
     options: Options, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -193,6 +192,7 @@ def test_the_benchmark_of_poses_tells_errors_and_chamfer_distances(
 # Noise
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_noise_draws_its_figure(
     options: Options, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -229,6 +229,7 @@ def noisy_with(shape: str, view: int, alpha: float, value: float) -> noise.Noisy
 # Peers
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_peers_has_a_row_for_every_method(
     options: Options, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

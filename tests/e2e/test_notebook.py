@@ -12,6 +12,7 @@ from processes import ROOT
 NOTEBOOK = ROOT / "examples" / "quickstart.ipynb"
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_from_top_to_bottom(service, tmp_path, monkeypatch):
     service.ready()
     shutil.copy(ROOT / "examples" / "chair.ply", tmp_path)

@@ -1,4 +1,4 @@
-"""The whole service as a user runs it, through its HTTP API, while its parts are killed."""
+"""The whole service as a user runs it, through its HTTP API. Where its parts are killed: `test_chaos`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from app.schemas import Completion
 
 SLOW = {"solver": "adam", "resolution": 192}
 QUICK = {"solver": "lm", "resolution": 40}
+BETWEEN = {"solver": "lm", "resolution": 256, "samples": 2}
 
 
 def scan(seed: int = 0) -> bytes:
@@ -58,8 +59,8 @@ def calm(service: Service) -> None:
 
 def test_a_scan_goes_in_and_a_closed_mesh_comes_out(service):
     seen: list[Completion] = []
-    submitted = submit(service, **SLOW)
-    done = service.client.wait(submitted.id, seen.append, interval_s=0.05)
+    submitted = submit(service, **BETWEEN)
+    done = service.client.wait(submitted.id, seen.append, interval_s=0.02)
     assert done.status == "succeeded", done.error
     assert {"queued", "running", "succeeded"} >= {now.status for now in seen}
     assert {"fit"} <= {now.phase for now in seen}
@@ -112,43 +113,13 @@ def test_what_has_succeeded_cannot_be_cancelled(service):
 
 
 def test_a_completion_survives_its_workers_death(service):
-    first, second = submit(service, **SLOW), submit(service, **QUICK)
+    first, second = submit(service, **BETWEEN), submit(service, **QUICK)
     running(service, first)
     service.kill("worker", signal.SIGKILL)
     done = service.client.wait(first.id, timeout_s=150)
     assert (done.status, done.attempt) == ("succeeded", 2)
     closed_mesh(service, done)
     assert service.client.wait(second.id).attempt == 1
-
-
-def test_a_stopping_worker_gives_its_completion_back(service):
-    completion = submit(service, **SLOW)
-    running(service, completion)
-    service.kill("worker", signal.SIGTERM)
-    done = service.client.wait(completion.id, timeout_s=150)
-    assert (done.status, done.attempt) == ("succeeded", 1)
-
-
-def test_nothing_is_lost_when_the_queue_is_killed(service):
-    before = service.client.wait(submit(service, **QUICK).id)
-    first, second = submit(service, **SLOW), submit(service, **QUICK)
-    running(service, first)
-    service.kill("queue", signal.SIGKILL)
-    service.ready()
-    for completion in (first, second):
-        done = service.client.wait(completion.id, timeout_s=150)
-        assert done.status == "succeeded", done
-        closed_mesh(service, done)
-    assert service.client.status(before.id) == before
-
-
-def test_a_completion_goes_on_while_the_api_is_killed(service):
-    completion = submit(service, **SLOW)
-    running(service, completion)
-    service.kill("api", signal.SIGKILL)
-    eventually(service.client.is_ready)
-    done = service.client.wait(completion.id)
-    assert (done.status, done.attempt) == ("succeeded", 1)
 
 
 def test_a_hostile_upload_does_no_harm(service):
@@ -193,8 +164,9 @@ def test_stopping_leaves_no_process_and_starting_again_loses_nothing(tiny_checkp
     service = start_service(tmp_path / "data", tiny_checkpoint, lease_s="3")
     service.ready()
     assert service.client.status(done.id) == done
-    for completion in (first, second):
-        assert service.client.wait(completion.id, timeout_s=150).status == "succeeded"
+    running(service, first)  # once more
+    service.client.cancel(first.id)
+    assert service.client.wait(second.id, timeout_s=150).status == "succeeded"
 
     children = service.children()
     service.process.kill()

@@ -237,6 +237,7 @@ def test_an_api_key_is_asked_for_where_the_service_wants_one(guarded):
     assert page.get_by_role("alert").inner_text() == ""
 
 
+@pytest.mark.slow
 def test_a_large_scan_and_a_large_mesh_turn_smoothly(window, capsys):
     """100,000 points and 300,000 faces. The mesh is put in the place of a completed one on its way."""
     ball = trimesh.creation.icosphere(subdivisions=7, radius=2)

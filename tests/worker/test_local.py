@@ -10,12 +10,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 import tifffile
 import trimesh
 from PIL import Image
 from processes import ROOT
 
 from app.schemas import CompletionOptions
+from worker.local import BadReport, code_of
 
 
 def local(*arguments: str, checkpoints: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -98,7 +100,14 @@ def test_a_wrong_option_is_refused_before_any_work(tmp_path):
 
 def test_what_is_no_report_is_told(tiny_checkpoint, tmp_path):
     start = tmp_path / "report.json"
-    for text in ("no JSON", "[]", "{}", '{"code": 5}'):
-        start.write_text(text)
-        done = local(ball(tmp_path), str(tmp_path / "x.glb"), "--model", "tiny", "--start", str(start))
-        assert (done.returncode, "Traceback" in done.stderr, "no report" in done.stderr) == (1, False, True)
+    start.write_text("{}")
+    done = local(ball(tmp_path), str(tmp_path / "x.glb"), "--model", "tiny", "--start", str(start))
+    assert (done.returncode, "Traceback" in done.stderr, "no report" in done.stderr) == (1, False, True)
+
+
+@pytest.mark.parametrize("text", ["no JSON", "[]", '{"code": 5}'])
+def test_a_report_has_a_code(tmp_path, text):
+    report = tmp_path / "report.json"
+    report.write_text(text)
+    with pytest.raises(BadReport, match="no report"):
+        code_of(report)
