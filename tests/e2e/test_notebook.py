@@ -6,6 +6,7 @@ import json
 import shutil
 
 import matplotlib as mpl
+import pytest
 import trimesh
 from processes import ROOT
 
