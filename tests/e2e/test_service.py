@@ -22,7 +22,7 @@ from app.schemas import Completion
 
 SLOW = {"solver": "adam", "resolution": 192}
 QUICK = {"solver": "lm", "resolution": 40}
-BETWEEN = {"solver": "lm", "resolution": 256, "samples": 2}
+BETWEEN = {"solver": "lm", "resolution": 128}
 
 
 def scan(seed: int = 0) -> bytes:
