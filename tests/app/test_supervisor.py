@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,14 +13,7 @@ from app.__main__ import _children
 from app.settings import Settings
 from app.supervisor import MAX_ENDS, Child, Supervisor
 
-
-@pytest.fixture(autouse=True)
-def unharmed() -> Iterator[None]:
-    """The supervisor takes this process's signals over; give them back."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("own_signals")
 
 
 def mortal(log: Path) -> Child:

@@ -27,13 +27,7 @@ def queue(settings: Settings) -> CompletionQueue:
     return CompletionQueue(connect(settings, 1), settings)
 
 
-@pytest.fixture(autouse=True)
-def unharmed() -> Iterator[None]:
-    """A worker in this process takes its signals over; give them back."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("own_signals")
 
 
 @pytest.fixture
