@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 TESTS := -m "not slow"
 
-.PHONY: help setup demo serve test test-all hostile chaos
+.PHONY: help setup demo serve docs test test-all hostile chaos
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -18,6 +18,9 @@ demo: $(STAMP)  ## complete the example scan: out/chair.glb and out/chair.png
 
 serve: $(STAMP)  ## run the service at http://127.0.0.1:8000
 	$(BIN)/python -m app
+
+docs: $(STAMP)  ## the documentation as a site, with the API reference: out/docs/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 test: $(STAMP)  ## lint, types, import rules and tests
 	$(BIN)/ruff check .
