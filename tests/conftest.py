@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from processes import Service, eventually, start_service
-from redis import Redis
+from processes import Service, eventually, settings_at, start_service
 
 from app.embedded import EmbeddedQueue
 from app.settings import Settings
@@ -45,17 +44,7 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def settings(valkey: str, tmp_path: Path) -> Settings:
     """Settings on an empty queue, an empty data folder and a model that exists by its card only."""
-    card = tmp_path / "checkpoints" / "tiny" / "card.json"
-    card.parent.mkdir(parents=True)
-    card.write_text('{"name": "tiny", "description": "spheres and boxes", "category": "none"}')
-    Redis.from_url(valkey).flushall()
-    return Settings(
-        redis_url=valkey,
-        data_dir=tmp_path / "data",
-        checkpoints_dir=card.parent.parent,
-        max_queued=4,
-        max_body_bytes=4 * 2**20,
-    )
+    return settings_at(valkey, tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -54,8 +54,8 @@ def ball_points(count: int, rng: np.random.Generator) -> Array:
 def surface_points(solid: SignedDistance, count: int, rng: np.random.Generator) -> Array:
     """(count, 3) points of a solid's surface: random points walked down their own distance."""
     points = ball_points(count, rng)
-    for _ in range(60):
-        points = points - 0.5 * solid(points)[:, None] * gradient(solid, points)
+    for _ in range(20):
+        points = points - 0.8 * solid(points)[:, None] * gradient(solid, points)
     return points
 
 
@@ -78,11 +78,11 @@ TINY_RECIPE = Recipe(
     samples=SamplesRecipe(skin=0.0, points=8000, variants=0),
     decoder=DecoderRecipe(code_length=4, width=64, depth=4, skip_layer=2, octaves=1),
     training=TrainingRecipe(
-        steps=1500,
+        steps=900,
         shapes_per_step=5,
-        points_per_shape=512,
-        decoder_rate=5e-3,
-        code_rate=1e-2,
+        points_per_shape=128,
+        decoder_rate=1e-2,
+        code_rate=2e-2,
         float32_share=1.0,
     ),
 )
@@ -106,7 +106,7 @@ def _half_and_half(solid: SignedDistance, count: int, rng: np.random.Generator) 
 def train_tiny_checkpoint(folder: Path) -> None:
     """Train on the tiny solids and write a checkpoint that can be served."""
     folder.mkdir(parents=True, exist_ok=True)
-    data = tiny_samples()
+    data = tiny_samples(4000)
     trainer = Trainer(TINY_RECIPE, data, "cpu")
     for _ in run(trainer):
         pass

@@ -8,7 +8,6 @@ import sys
 from app import logs, tracing
 from app.queue import connect
 from app.settings import BadSettings, Settings, get_settings
-from worker.listener import Listener
 
 log = logging.getLogger("worker")
 
@@ -17,7 +16,10 @@ SLOTS = {"cuda": 16, "cpu": 1}
 
 
 def main() -> int:
-    """Returns 0 after a requested stop, 1 when there is nothing to serve."""
+    """Returns 0 after a requested stop, 1 when there is nothing to serve.
+
+    What needs torch is imported once the settings are known to be sound.
+    """
     logs.configure("worker")
     tracing.configure("deepsdf-worker")
     try:
@@ -27,6 +29,9 @@ def main() -> int:
         return 1
     if (slots := _load(settings)) == 0:
         return 1
+
+    from worker.listener import Listener
+
     Listener(connect(settings, patience_s=10), settings, slots).listen()
     return 0
 

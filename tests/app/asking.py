@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from fastapi.testclient import TestClient
 from rq.job import JobStatus
 from rq.results import Result
 from rq.utils import now, utcformat
 from scan_files import npy, sphere
 
+from app.main import create_app
 from app.queue import CompletionQueue, connect
 from app.schemas import Outcome, Problem
 from app.storage import Storage
+
+
+def client_of(settings):
+    """The API in this process, under the given settings."""
+    return TestClient(create_app(settings), "http://localhost", raise_server_exceptions=False)
 
 
 def submit(api, headers=None, files=None, **options):

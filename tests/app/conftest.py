@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
+from asking import client_of
 from fastapi.testclient import TestClient
 
-from app.main import create_app
 from app.settings import Settings
 
 
@@ -24,7 +24,3 @@ def api_for(settings: Settings) -> Iterator[Callable[..., TestClient]]:
     """HTTP clients of services with other settings."""
     with ExitStack() as stack:
         yield lambda **other: stack.enter_context(client_of(settings.model_copy(update=other)))
-
-
-def client_of(settings: Settings) -> TestClient:
-    return TestClient(create_app(settings), "http://localhost", raise_server_exceptions=False)

@@ -9,6 +9,8 @@ import zipfile
 
 import numpy as np
 import pytest
+from asking import client_of
+from processes import settings_at
 from scan_files import (
     INTRINSICS,
     depth_map,
@@ -28,6 +30,19 @@ from scan_files import (
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*contained no data")  # pytest lifts the app's own filter
+
+
+@pytest.fixture(scope="module")
+def settings(valkey, tmp_path_factory):
+    """One service for all of these: what is refused leaves nothing behind."""
+    return settings_at(valkey, tmp_path_factory.mktemp("hostile"))
+
+
+@pytest.fixture(scope="module")
+def api(settings):
+    with client_of(settings) as client:
+        yield client
+
 
 DEPTH, MASK = depth_map()
 GOOD = json.loads(INTRINSICS)
@@ -353,6 +368,8 @@ def test_a_bomb_costs_neither_time_nor_memory(api, case):
 
 
 def test_nothing_refused_is_kept_and_the_service_goes_on(api, settings):
+    for folder in settings.data_dir.glob("completions/*"):
+        assert api.delete(f"/v1/completions/{folder.name}").status_code == 204
     api.post("/v1/completions?model=tiny", files={"scan": ("a.npy", npy(sphere(3)))})
     assert not list(settings.data_dir.glob("completions/*"))
     answer = api.post("/v1/completions?model=tiny", files={"scan": ("../../../etc/a.npy", npy(sphere()))})

@@ -11,7 +11,9 @@ import pytest
 from app import supervisor
 from app.__main__ import _children
 from app.settings import Settings
-from app.supervisor import MAX_ENDS, Child, Supervisor
+from app.supervisor import Child, Supervisor
+
+MAX_ENDS = 3
 
 pytestmark = pytest.mark.usefixtures("own_signals")
 
@@ -19,6 +21,12 @@ pytestmark = pytest.mark.usefixtures("own_signals")
 def mortal(log: Path) -> Child:
     """A process that notes that it was there, and ends."""
     return Child("mortal", [sys.executable, "-S", "-c", f"open({str(log)!r}, 'a').write('x')"])
+
+
+@pytest.fixture(autouse=True)
+def soon_given_up(monkeypatch):
+    """Each end makes the pause before the next start longer."""
+    monkeypatch.setattr(supervisor, "MAX_ENDS", MAX_ENDS)
 
 
 def test_a_child_that_ends_at_once_again_and_again_is_given_up(tmp_path):

@@ -15,7 +15,7 @@ from test_service import QUICK, running, scan, submit
 
 from app.schemas import Completion
 
-STEADY = {"solver": "adam", "resolution": 40}
+STEADY = {"solver": "adam", "resolution": 40, "pose": "canonical", "refine": "false"}
 """Takes long enough to be watched."""
 
 

@@ -21,7 +21,7 @@ from app.client import ProblemError
 from app.schemas import Completion
 
 SLOW = {"solver": "adam", "resolution": 192}
-QUICK = {"solver": "lm", "resolution": 40}
+QUICK = {"solver": "lm", "resolution": 40, "pose": "canonical", "refine": "false"}
 BETWEEN = {"solver": "lm", "resolution": 128}
 
 
