@@ -77,7 +77,9 @@ INTERPOLATION: dict[str, Any] = {
     "error": None,
     "links": {
         "self": "/v1/interpolations/019a1c60a1b24c5d8e9f0a1b2c3d4e5f",
+        "events": "/v1/interpolations/019a1c60a1b24c5d8e9f0a1b2c3d4e5f/events",
         "mesh": "/v1/interpolations/019a1c60a1b24c5d8e9f0a1b2c3d4e5f/mesh",
         "cancel": "/v1/interpolations/019a1c60a1b24c5d8e9f0a1b2c3d4e5f/cancel",
     },
 }
+INTERPOLATION_LIST: dict[str, Any] = {"interpolations": [INTERPOLATION], "cursor": None}

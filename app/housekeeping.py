@@ -71,7 +71,7 @@ class Housekeeper:
 
     def settle(self) -> int:
         """Take what has ended out of the open ones; how many there were."""
-        return sum(self.queue.settle(one, tallies_of(one)) for one in self.queue.ended_ones())
+        return sum(self.queue.upkeep.settle(one, tallies_of(one)) for one in self.queue.upkeep.ended_ones())
 
     def deliver(self) -> None:
         """Tell the webhooks that are due; those that take their time hold nobody up."""
@@ -95,12 +95,12 @@ class Housekeeper:
     def sweep(self) -> int:
         """Remove the files of what has expired, and of what the queue has forgotten; how many there were."""
         ages = dict(self.storage.folders())
-        expired, unknown = self.queue.not_kept(list(ages))
+        expired, unknown = self.queue.upkeep.not_kept(list(ages))
         swept = [*expired, *(name for name in unknown if ages[name] > self.settings.result_ttl_s)]
         for name in swept:
             self.storage.remove(name)
-        for completion_id in self.queue.deleted_before(time.time() - LAST_WRITES_S):
+        for completion_id in self.queue.upkeep.deleted_before(time.time() - LAST_WRITES_S):
             self.storage.remove(completion_id)
-            self.queue.forget_deleted(completion_id)
-        self.queue.forget_lapsed()
+            self.queue.upkeep.forget_deleted(completion_id)
+        self.queue.upkeep.forget_lapsed()
         return len(swept)

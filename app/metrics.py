@@ -38,7 +38,7 @@ class Collected:
         """Each metric with its samples."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-        tallies, workers = self.queue.tallies(), self.queue.worker_facts()
+        tallies, workers = self.queue.upkeep.tallies(), self.queue.workers.facts()
         jobs = CounterMetricFamily("deepsdf_jobs", "Completions that have ended.", labels=["status", "model"])
         for name, value in tallies.items():
             kind, _, rest = name.partition("|")
@@ -47,7 +47,7 @@ class Collected:
         yield jobs
         steps = tallies.get("solver_steps", 0.0)
         yield CounterMetricFamily("deepsdf_solver_steps", "Steps of the solver, of what succeeded.", steps)
-        yield GaugeMetricFamily("deepsdf_queue_depth", "Completions that wait.", self.queue.waiting())
+        yield GaugeMetricFamily("deepsdf_queue_depth", "Completions that wait.", len(self.queue.line))
         yield GaugeMetricFamily("deepsdf_workers", "Workers that are ready.", len(workers))
         batch = sum(facts.get("batch_size", 0.0) for facts in workers.values())
         yield GaugeMetricFamily("deepsdf_batch_size", "Completions in the hands of workers.", batch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -217,6 +217,17 @@ class Completion(BaseModel):
     owner: str = Field(default="", exclude=True)
 
 
+class ListOptions(BaseModel):
+    """Query parameters of lists."""
+
+    status: Status | None = Field(default=None, description="Only those that stand so.")
+    model: str | None = Field(default=None, description="Only those of this model.")
+    limit: int = Field(default=20, ge=1, le=100, description="Most entries in the answer.")
+    cursor: str | None = Field(
+        default=None, pattern="^[0-9a-f]{32}$", description="As an earlier answer gave it."
+    )
+
+
 class CompletionList(BaseModel):
     """A page of completions, newest first."""
 
@@ -261,6 +272,7 @@ class InterpolationLinks(BaseModel):
     """Where to go from here, as paths on this server."""
 
     self: str
+    events: str
     mesh: str
     cancel: str
 
@@ -268,7 +280,7 @@ class InterpolationLinks(BaseModel):
     def of(cls, interpolation_id: str) -> InterpolationLinks:
         """Those of an interpolation."""
         here = f"/v1/interpolations/{interpolation_id}"
-        return cls(self=here, mesh=f"{here}/mesh", cancel=f"{here}/cancel")
+        return cls(self=here, events=f"{here}/events", mesh=f"{here}/mesh", cancel=f"{here}/cancel")
 
 
 class Interpolation(BaseModel):
@@ -287,6 +299,22 @@ class Interpolation(BaseModel):
     error: CompletionError | None = None
     links: InterpolationLinks
     owner: str = Field(default="", exclude=True)
+
+
+class InterpolationList(BaseModel):
+    """A page of interpolations, newest first."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.INTERPOLATION_LIST]})
+
+    interpolations: list[Interpolation]
+    cursor: str | None = Field(default=None, description="Where the next page begins; null on the last one.")
+
+
+Entry = Completion | Interpolation
+"""What the queue holds."""
+
+Kind = TypeVar("Kind", Completion, Interpolation)
+"""One of both, where it must be told which."""
 
 
 class Latent(BaseModel):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 
+from app import idempotency
 from app.errors import ProblemRaised
 from app.housekeeping import Housekeeper
-from app.queue import CompletionQueue
+from app.queue import AlreadyEnded, CompletionQueue, QueueFull, TooManyOpen, new_id
 from app.rate import Rate
-from app.scans import Attachments, Limits, PackedScan, Readers, Upload
-from app.schemas import ENDED, Completion, Interpolation, ModelCard
+from app.scans import Attachments, Limits, PackedScan, Readers, ScanRefused, Upload
+from app.schemas import ENDED, Completion, Entry, Kind, ModelCard
 from app.settings import Settings
 from app.storage import Storage
 from app.watcher import Watcher
@@ -59,22 +60,47 @@ class Service:
 
         Those of others are unknown, so that nobody learns of them.
         """
-        completion = self.queue.get(completion_id)
-        if completion is None or completion.owner != owner:
-            raise unknown(completion_id)
-        if completion.status == "expired":
-            raise expired(completion)
-        return completion
+        return self.find_entry(Completion, owner, completion_id)
 
-    def find_interpolation(self, owner: str, interpolation_id: str) -> Interpolation:
-        """An owner's interpolation. Raises the same problems as `find`."""
-        found = self.queue.interpolation(interpolation_id)
-        if found is None or found.owner != owner:
-            told = f"There is no interpolation {interpolation_id!r} (any more)."
-            raise ProblemRaised(404, "unknown_interpolation", told)
-        if found.status == "expired":
-            raise expired(found)
-        return found
+    def find_entry(self, kind: type[Kind], owner: str, entry_id: str) -> Kind:
+        """An owner's completion or interpolation. Raises the same problems as `find`."""
+        entry = self.queue.find(kind, entry_id)
+        if entry is None or entry.owner != owner:
+            raise unknown(kind, entry_id)
+        if entry.status == "expired":
+            raise expired(entry)
+        return entry
+
+    def once(
+        self,
+        kind: type[Kind],
+        owner: str,
+        key: str | None,
+        request: Callable[[], str],
+        submit: Callable[[str, str | None], Kind],
+    ) -> Kind:
+        """What `submit` makes of a new id and of the claim that an Idempotency-Key gives; or what the key's
+        first request made, as it stands now. `request` digests all that makes one differ from another.
+
+        Raises OtherRequest.
+        """
+        entry_id = new_id()
+        if key is None:
+            return submit(entry_id, None)
+        claim = idempotency.take(self.queue.connection, owner, key, entry_id, request())
+        if claim.first is not None:
+            return self._first(kind, owner, claim.first)
+        try:
+            return submit(entry_id, claim.name)
+        except (ScanRefused, QueueFull, TooManyOpen):  # after anything else it may have been enqueued
+            idempotency.release(self.queue.connection, claim)
+            raise
+
+    def _first(self, kind: type[Kind], owner: str, entry_id: str) -> Kind:
+        if self.queue.find(kind, entry_id) is None:
+            told = "A request with this Idempotency-Key is still being read. Send it again in a moment."
+            raise ProblemRaised(409, "still_being_read", told, {"Retry-After": "1"})
+        return self.find_entry(kind, owner, entry_id)
 
     def check_model(self, name: str) -> None:
         """Raises a 400 problem for an unknown model."""
@@ -104,19 +130,29 @@ class Service:
             raise no_result(completion)
         return completion
 
-    def delete(self, owner: str, completion_id: str) -> None:
-        """Forget a completion with its scan and results; one that runs is cancelled first."""
-        self.find(owner, completion_id)
-        self.queue.delete(completion_id)
-        self.storage.remove(completion_id)
+    def cancel(self, kind: type[Kind], owner: str, entry_id: str) -> Kind:
+        """End a completion or interpolation early. Raises a 409 problem for what has ended otherwise."""
+        self.find_entry(kind, owner, entry_id)
+        try:
+            self.queue.cancel(entry_id)
+        except AlreadyEnded as ended:
+            raise ProblemRaised(409, "already_ended", str(ended)) from None
+        return self.find_entry(kind, owner, entry_id)
+
+    def delete(self, kind: type[Kind], owner: str, entry_id: str) -> None:
+        """Forget a completion or interpolation with all its files; one that runs is cancelled first."""
+        self.find_entry(kind, owner, entry_id)
+        self.queue.delete(entry_id)
+        self.storage.remove(entry_id)
 
 
-def unknown(completion_id: str) -> ProblemRaised:
-    """The 404 of a completion."""
-    return ProblemRaised(404, "unknown_completion", f"There is no completion {completion_id!r} (any more).")
+def unknown(kind: type[Entry], entry_id: str) -> ProblemRaised:
+    """The 404 of a completion or interpolation."""
+    word = kind.__name__.lower()
+    return ProblemRaised(404, f"unknown_{word}", f"There is no {word} {entry_id!r} (any more).")
 
 
-def expired(ended: Completion | Interpolation) -> ProblemRaised:
+def expired(ended: Entry) -> ProblemRaised:
     """The 410 of what was kept long enough."""
     detail = f"It ended at {ended.ended_at} and was kept no longer. Submit it again."
     return ProblemRaised(410, "expired", detail)

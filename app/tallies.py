@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from app.schemas import Completion
+from app.schemas import Completion, Entry
 
 TALLIES = "deepsdf:tallies"
 """A hash: names as below, to sums."""
@@ -14,25 +15,28 @@ BUCKETS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, float("in
 """Upper bounds in seconds of the bins of every histogram."""
 
 
-def tallies_of(completion: Completion) -> dict[str, float]:
-    """What one completion adds: `jobs|<status>|<model>`, `solver_steps`, and its part of each histogram."""
-    model = completion.options.model
-    added = {f"jobs|{completion.status}|{model}": 1.0}
-    report = completion.report or {}
+def tallies_of(ended: Entry) -> dict[str, float]:
+    """What one adds: `jobs|<status>|<model>`, `solver_steps`, and its part of each histogram."""
+    added = {f"jobs|{ended.status}|{ended.options.model}": 1.0}
+    report = _report(ended)
     if isinstance(steps := report.get("steps"), int):
         added["solver_steps"] = float(steps)
-    for name, label, seconds in _durations(completion):
+    for name, label, seconds in _durations(ended):
         bucket = next(bound for bound in BUCKETS if seconds <= bound)
         added[f"{name}|{label}|{bucket}"] = 1.0
         added[f"{name}|{label}|sum"] = seconds
     return added
 
 
-def _durations(completion: Completion) -> Iterator[tuple[str, str, float]]:
-    if completion.started_at is not None:
-        waited = (completion.started_at - completion.created_at).total_seconds()
+def _report(ended: Entry) -> dict[str, Any]:
+    return ended.report or {} if isinstance(ended, Completion) else {}
+
+
+def _durations(ended: Entry) -> Iterator[tuple[str, str, float]]:
+    if ended.started_at is not None:
+        waited = (ended.started_at - ended.created_at).total_seconds()
         yield WAIT, "", max(0.0, waited)
-    seconds = (completion.report or {}).get("seconds")
+    seconds = _report(ended).get("seconds")
     if isinstance(seconds, dict):
         for phase, spent in seconds.items():
             yield PHASE, str(phase), float(spent)

@@ -93,7 +93,7 @@ class Listener(SimpleWorker):
                 self._fill()
                 if self.in_hand or burst:
                     break
-                self.queue.wait(IDLE_S)
+                self.queue.line.wait(IDLE_S)
             except RedisError as error:
                 if self.in_hand:
                     break
@@ -114,10 +114,10 @@ class Listener(SimpleWorker):
         while len(self.in_hand) < self.slots and not self._stop_requested:
             if any(self._is_suspect(work.job) for work in self.in_hand.values()):
                 return
-            if (job := self.queue.claim()) is None:
+            if (job := self.queue.line.claim()) is None:
                 return
             if self.in_hand and self._is_suspect(job):
-                self.queue.unclaim(job)
+                self.queue.line.unclaim(job)
                 return
             self._begin(job)
 
@@ -197,7 +197,7 @@ class Listener(SimpleWorker):
         self.leases.renew([work.lease for work in list(self.in_hand.values())])
         self.heartbeat(self.settings.lease_s)
         worker_registration.register(self)
-        self.queue.tell_facts(self.name, self._facts(), ttl_s=2 * self.settings.lease_s)
+        self.queue.workers.tell_facts(self.name, self._facts(), ttl_s=2 * self.settings.lease_s)
 
     def _facts(self) -> dict[str, float]:
         """What the metrics tell of this worker."""

@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse
 from starlette.responses import MalformedRangeHeader, RangeNotSatisfiable
 
 from app.errors import MEDIA_TYPE, ProblemRaised
-from app.schemas import Completion, Problem
+from app.schemas import Entry, Problem
 
 CACHE = {"Cache-Control": "private, no-cache"}
 """Keep it, but ask each time whether it is still true."""
@@ -35,10 +35,10 @@ def get_and_head(router: APIRouter, path: str, **about: Any) -> Callable[[Endpoi
 
 
 def as_json(
-    request: Request, completion: Completion, status: int = 200, headers: dict[str, str] | None = None
+    request: Request, entry: Entry, status: int = 200, headers: dict[str, str] | None = None
 ) -> Response:
-    """A completion with a strong ETag; 304 for who has it already."""
-    body = completion.model_dump_json().encode()
+    """A completion or interpolation with a strong ETag; 304 for who has it already."""
+    body = entry.model_dump_json().encode()
     tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     more = {"ETag": tag, **CACHE, **(headers or {})}
     if status == 200 and request.method in ("GET", "HEAD") and has_it(request, tag):

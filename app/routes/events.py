@@ -1,59 +1,62 @@
-"""A completion as it goes on, pushed: server-sent events."""
+"""Completions and interpolations as they go on, pushed: server-sent events."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header
+from fastapi import APIRouter, Depends
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
 from app.access import Owner, TheService
 from app.routes.answers import described
-from app.schemas import Completion
+from app.routes.entries import LastEventId, told
+from app.schemas import Completion, Interpolation
 
-router = APIRouter(prefix="/completions/{completion_id}", tags=["results"])
-Last = Annotated[str | None, Header(max_length=200, description="Id of the last event that was seen.")]
-
-
-def mark(completion: Completion) -> str:
-    """Id of an event: status, preview, and a digest of all the rest."""
-    digest = hashlib.sha256(completion.model_dump_json().encode()).hexdigest()[:16]
-    return f"{completion.status}.{completion.preview}.{digest}"
+router = APIRouter()
 
 
-async def followed(service: TheService, owner: Owner, completion_id: str) -> Completion:
+async def completion(service: TheService, owner: Owner, completion_id: str) -> Completion:
     """The completion that is to be followed; problems come before the stream begins."""
     return await run_in_threadpool(service.find, owner, completion_id)
 
 
-@router.get("/events", response_class=EventSourceResponse, responses=described(404, 410, 503))
+async def interpolation(service: TheService, owner: Owner, interpolation_id: str) -> Interpolation:
+    """The interpolation that is to be followed."""
+    return await run_in_threadpool(service.find_entry, Interpolation, owner, interpolation_id)
+
+
+@router.get(
+    "/completions/{completion_id}/events",
+    tags=["results"],
+    response_class=EventSourceResponse,
+    responses=described(404, 410, 503),
+)
 async def events(
     service: TheService,
-    completion: Annotated[Completion, Depends(followed)],
-    last_event_id: Last = None,
+    followed: Annotated[Completion, Depends(completion)],
+    last_event_id: LastEventId = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """`status`, `progress` and `preview`, each with the whole completion; the stream ends when it has ended.
 
     A client that comes back with `Last-Event-ID` is told nothing that it knows.
     """
-    seen = last_event_id or ""
-    async for now in service.watcher.follow(completion.id):
-        if now is None:  # deleted meanwhile
-            return
-        if (new := mark(now)) == seen:
-            continue
-        for name in kinds(seen, new):
-            yield ServerSentEvent(event=name, id=new, data=now)
-        seen = new
+    async for event in told(service, followed, last_event_id):
+        yield event
 
 
-def kinds(before: str, now: str) -> list[str]:
-    """The events that lead from one mark to another."""
-    old, new = (*before.split("."), "", "0")[:2], now.split(".")
-    names = ["status"] if old[0] != new[0] else []
-    if new[1] != "0" and new[1] != old[1]:
-        names.append("preview")
-    return names or ["progress"]
+@router.get(
+    "/interpolations/{interpolation_id}/events",
+    tags=["interpolations"],
+    response_class=EventSourceResponse,
+    responses=described(404, 410, 503),
+)
+async def interpolation_events(
+    service: TheService,
+    followed: Annotated[Interpolation, Depends(interpolation)],
+    last_event_id: LastEventId = None,
+) -> AsyncIterator[ServerSentEvent]:
+    """`status` and `progress`, each with the whole interpolation, as for completions."""
+    async for event in told(service, followed, last_event_id):
+        yield event

@@ -21,7 +21,7 @@ def healthz() -> dict[str, str]:
 @router.get("/readyz", responses=described(503))
 def readyz(service: TheService) -> dict[str, str | int]:
     """A completion submitted now would be worked on: a worker is alive and has its models loaded."""
-    if not (workers := service.queue.live_workers()):
+    if not (workers := len(service.queue.workers.live())):
         raise ProblemRaised(503, "no_worker", "No worker is ready (yet).", {"Retry-After": "2"})
     return {"status": "ready", "workers": workers}
 

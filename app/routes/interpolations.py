@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import FileResponse
+from starlette.concurrency import run_in_threadpool
 
 from app.access import Owner, TheService
 from app.errors import ProblemRaised
 from app.logs import request_id
-from app.queue import AlreadyEnded, Ticket, new_id
+from app.queue import Ticket
 from app.routes.answers import as_file, described, get_and_head
+from app.routes.entries import IdempotencyKey, Wait, accepted, looked_at, page_of, wait_of
 from app.routes.results import MEDIA_TYPES, files
 from app.routes.submission import within_rate
-from app.schemas import Interpolation, InterpolationOptions, MeshFormat
+from app.schemas import Interpolation, InterpolationList, InterpolationOptions, ListOptions, MeshFormat
+from app.service import Service
 from app.tracing import carried
 
 router = APIRouter(prefix="/interpolations", tags=["interpolations"])
@@ -23,31 +27,66 @@ router = APIRouter(prefix="/interpolations", tags=["interpolations"])
 @router.post(
     "",
     status_code=202,
+    response_model=Interpolation,
     dependencies=[Depends(within_rate)],
-    responses=described(400, 404, 409, 422, 429, 503),
+    responses={
+        200: {"model": Interpolation, "description": "It ended within the time of `Prefer: wait=N`."},
+        **described(400, 404, 409, 422, 429, 503),
+    },
 )
-def interpolate(
-    response: Response, service: TheService, owner: Owner, options: InterpolationOptions
-) -> Interpolation:
+async def interpolate(
+    request: Request,
+    service: TheService,
+    owner: Owner,
+    options: InterpolationOptions,
+    wait: Annotated[int, Depends(wait_of)],
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
     """Queue an interpolation. Look at `Location` for it."""
+    made = await run_in_threadpool(_accepted, service, owner, options, idempotency_key)
+    return await accepted(request, service, made, wait)
+
+
+def _accepted(service: Service, owner: str, options: InterpolationOptions, key: str | None) -> Interpolation:
     service.check_model(options.model)
     for end in (options.start, options.end):
         if end.completion is not None:
             service.check_start(owner, end.completion, options.model)
-    interpolation_id = new_id()
-    service.queue.submit(
-        interpolation_id, options, Ticket(owner, trace=carried(), request_id=request_id.get())
-    )
-    made = service.find_interpolation(owner, interpolation_id)
-    response.headers["Location"] = made.links.self
-    response.headers["Retry-After"] = "1"
-    return made
+
+    def submit(interpolation_id: str, claim: str | None) -> Interpolation:
+        ticket = Ticket(owner, claim=claim, trace=carried(), request_id=request_id.get())
+        return service.queue.submit(interpolation_id, options, ticket)
+
+    def request() -> str:
+        return hashlib.sha256(f"interpolation {options.model_dump_json()}".encode()).hexdigest()
+
+    return service.once(Interpolation, owner, key, request, submit)
 
 
-@get_and_head(router, "/{interpolation_id}", responses=described(404, 410, 503))
-def interpolation(service: TheService, owner: Owner, interpolation_id: str) -> Interpolation:
+@router.get("", responses=described(400, 503))
+def listed_interpolations(
+    request: Request,
+    response: Response,
+    service: TheService,
+    owner: Owner,
+    asked: Annotated[ListOptions, Query()],
+) -> InterpolationList:
+    """Your interpolations, newest first, as completions are listed."""
+    page = page_of(Interpolation, request, response, service, owner, asked)
+    return InterpolationList(interpolations=page.entries, cursor=page.cursor)
+
+
+@get_and_head(
+    router,
+    "/{interpolation_id}",
+    response_model=Interpolation,
+    responses={304: {"description": "It stands as `If-None-Match` has it."}, **described(404, 410, 503)},
+)
+async def interpolation(
+    request: Request, service: TheService, owner: Owner, interpolation_id: str, wait: Wait = 0
+) -> Response:
     """How an interpolation stands."""
-    return service.find_interpolation(owner, interpolation_id)
+    return await looked_at(Interpolation, request, service, owner, interpolation_id, wait)
 
 
 @get_and_head(
@@ -64,7 +103,7 @@ def interpolated_mesh(
     format: Annotated[MeshFormat, Query(description="File format; of the animation it is glb.")] = "glb",
 ) -> Response:
     """The meshes in the model's canonical frame: all as one GLB that plays through them, or one of them."""
-    found = service.find_interpolation(owner, interpolation_id)
+    found = service.find_entry(Interpolation, owner, interpolation_id)
     if found.status != "succeeded":
         why = found.error.detail if found.error else f"it is {found.status}"
         raise ProblemRaised(409, "no_meshes", f"The interpolation has no meshes (yet): {why}")
@@ -77,18 +116,11 @@ def interpolated_mesh(
 
 @router.post("/{interpolation_id}/cancel", status_code=202, responses=described(404, 409, 410, 503))
 def cancel_interpolation(service: TheService, owner: Owner, interpolation_id: str) -> Interpolation:
-    """End an interpolation early."""
-    service.find_interpolation(owner, interpolation_id)
-    try:
-        service.queue.cancel(interpolation_id)
-    except AlreadyEnded as ended:
-        raise ProblemRaised(409, "already_ended", str(ended)) from None
-    return service.find_interpolation(owner, interpolation_id)
+    """End an interpolation early. Asking twice is the same as asking once."""
+    return service.cancel(Interpolation, owner, interpolation_id)
 
 
 @router.delete("/{interpolation_id}", status_code=204, responses=described(404, 410, 503))
 def delete_interpolation(service: TheService, owner: Owner, interpolation_id: str) -> None:
     """Forget an interpolation and its meshes. One that runs is cancelled first."""
-    service.find_interpolation(owner, interpolation_id)
-    service.queue.delete(interpolation_id)
-    service.storage.remove(interpolation_id)
+    service.delete(Interpolation, owner, interpolation_id)

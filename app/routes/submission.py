@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from tempfile import SpooledTemporaryFile
 from typing import Annotated, BinaryIO, NamedTuple, cast
 
-from fastapi import APIRouter, Depends, File, Form, Header, Query, Request, Response, UploadFile
+from fastapi import APIRouter, Depends, File, Form, Query, Request, Response, UploadFile
 from starlette.concurrency import run_in_threadpool
 
-from app import idempotency
 from app.access import Owner, TheService
 from app.errors import ProblemRaised
 from app.logs import request_id
-from app.queue import QueueFull, Ticket, TooManyOpen, new_id
-from app.routes.answers import as_json, described
-from app.scans import Attachments, ScanRefused, Upload
-from app.schemas import ENDED, Completion, CompletionOptions, ProblemItem, Submission
+from app.queue import Ticket
+from app.routes.answers import described
+from app.routes.entries import IdempotencyKey, accepted, wait_of
+from app.scans import Attachments, Upload
+from app.schemas import Completion, CompletionOptions, ProblemItem, Submission
 from app.service import Service
 from app.tracing import carried
 
 FIELDS = {"scan", "viewpoint", "intrinsics", "depth_scale", "camera_to_world", "mask", "color_image"}
 SUFFIXES = {"text/csv": ".csv", "text/plain": ".xyz", "model/obj": ".obj", "model/stl": ".stl"}
 """What a raw body is called whose first bytes do not tell its format."""
-MAX_WAIT_S = 60
-WAIT = re.compile(r"(?:^|[,;\s])wait=(\d+)")
 
 router = APIRouter(tags=["completions"])
 
@@ -39,9 +36,9 @@ async def no_unknown_fields(request: Request) -> None:
         raise ProblemRaised(400, "unknown_field", detail)
 
 
-def within_rate(service: TheService, owner: Owner) -> None:
+async def within_rate(service: TheService, owner: Owner) -> None:
     """Raises a 429 problem for who submits too often."""
-    if owner and (seconds := service.rate.hit(owner)):
+    if owner and (seconds := await run_in_threadpool(service.rate.hit, owner)):
         told = f"This key may submit {service.settings.rate_limit}. Try again in {seconds} seconds."
         raise ProblemRaised(429, "rate_limited", told, {"Retry-After": str(seconds)})
 
@@ -144,16 +141,6 @@ async def _raw(request: Request) -> UploadedFile:
     return UploadedFile(UploadFile(spooled), f"body{SUFFIXES.get(kind, '')}")
 
 
-async def wait_of(
-    prefer: Annotated[
-        str | None, Header(description="`wait=N`: answer 200 if it ends within N seconds (RFC 7240).")
-    ] = None,
-) -> int:
-    """Seconds that the client would wait."""
-    found = WAIT.search(prefer or "")
-    return min(int(found[1][:9]), MAX_WAIT_S) if found else 0
-
-
 @router.post(
     "/completions",
     status_code=202,
@@ -176,10 +163,7 @@ async def submit(
     asked: Annotated[Submission, Query()],
     load: Annotated[Load, Depends(parcel)],
     wait: Annotated[int, Depends(wait_of)],
-    idempotency_key: Annotated[
-        str | None,
-        Header(max_length=255, description="The same key and request give the same completion for a day."),
-    ] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Complete a scan of one file or several. Look at `Location` for the completion.
 
@@ -188,12 +172,7 @@ async def submit(
     async with service.room:
         sent = await load()
         completion = await run_in_threadpool(_accepted, service, owner, asked, sent, idempotency_key)
-    headers = {"Location": completion.links.self}
-    if wait:
-        completion = await service.watcher.ended(completion.id, wait) or completion
-    if completion.status in ENDED and wait:
-        return as_json(request, completion, 200, {**headers, "Preference-Applied": f"wait={wait}"})
-    return as_json(request, completion, 202, {**headers, "Retry-After": "1"})
+    return await accepted(request, service, completion, wait)
 
 
 def _accepted(service: Service, owner: str, asked: Submission, sent: Parcel, key: str | None) -> Completion:
@@ -202,27 +181,12 @@ def _accepted(service: Service, owner: str, asked: Submission, sent: Parcel, key
     _check_webhook(service, asked)
     if options.start_from is not None:
         service.check_start(owner, options.start_from, options.model)
-    completion_id = new_id()
     ticket = Ticket(owner, webhook_url=asked.webhook_url, trace=carried(), request_id=request_id.get())
-    if key is None:
-        return _enqueued(service, completion_id, options, sent, ticket)
-    connection = service.queue.connection
-    claim = idempotency.take(connection, owner, key, completion_id, sent.digest(asked))
-    if claim.first is not None:
-        return _same(service, owner, claim.first)
-    try:
-        return _enqueued(service, completion_id, options, sent, replace(ticket, claim=claim.name))
-    except (ScanRefused, QueueFull, TooManyOpen):  # after anything else it may have been enqueued
-        idempotency.release(connection, claim)
-        raise
 
+    def submit(completion_id: str, claim: str | None) -> Completion:
+        return _enqueued(service, completion_id, options, sent, replace(ticket, claim=claim))
 
-def _same(service: Service, owner: str, completion_id: str) -> Completion:
-    """What the first request with this key was answered, as it stands now."""
-    if service.queue.get(completion_id) is None:
-        told = "A request with this Idempotency-Key is still being read. Send it again in a moment."
-        raise ProblemRaised(409, "still_being_read", told, {"Retry-After": "1"})
-    return service.find(owner, completion_id)
+    return service.once(Completion, owner, key, lambda: sent.digest(asked), submit)
 
 
 def _enqueued(
@@ -236,11 +200,10 @@ def _enqueued(
     scan = service.read(sent.uploads, sent.beside)
     service.storage.save_scan(completion_id, scan, sent.originals())
     try:
-        service.queue.submit(completion_id, options, replace(ticket, warnings=scan.warnings))
+        return service.queue.submit(completion_id, options, replace(ticket, warnings=scan.warnings))
     except BaseException:
         service.storage.remove(completion_id)
         raise
-    return service.find(ticket.owner, completion_id)
 
 
 def _check_webhook(service: Service, asked: Submission) -> None:

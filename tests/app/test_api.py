@@ -291,7 +291,8 @@ def test_a_mistake_of_ours_is_a_500_problem_without_its_inside(api, settings):
     assert "secret" not in problem(api.get("/v1/models"), 500, "internal").detail
 
 
-def test_an_unreachable_queue_is_a_503_problem(settings):
+def test_an_unreachable_queue_is_a_503_problem(settings, monkeypatch):
+    monkeypatch.setattr("app.main.connect", lambda settings, patience_s: connect(settings, 0))
     away = settings.model_copy(update={"redis_url": "unix:///nowhere/valkey.sock"})
     with TestClient(create_app(away), "http://localhost", raise_server_exceptions=False) as api:
         problem(api.get("/readyz"), 503, "queue_unreachable")

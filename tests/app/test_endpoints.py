@@ -10,7 +10,7 @@ import pytest
 from asking import begin, end, problem, queue_of, submit
 from scan_files import npy, ply, sphere
 
-from app.schemas import Completion
+from app.schemas import Completion, Interpolation
 from app.storage import Storage
 
 
@@ -163,9 +163,10 @@ def test_a_refused_request_does_not_use_its_key_up(api, settings):
 
 def test_an_accepted_request_keeps_its_key_whatever_fails_after_that(api, monkeypatch):
     key = {"Idempotency-Key": "order 1"}
-    service = api.app.state.service
+    queue = api.app.state.service.queue
+    submit_it = queue.submit
     with monkeypatch.context() as patch:
-        patch.setattr(service, "find", lambda *_: 1 / 0)
+        patch.setattr(queue, "submit", lambda *given: submit_it(*given) and 1 / 0)
         problem(submit(api, key), 500, "internal")
     again = submit(api, key)
     assert again.status_code == 202 and ids(api.get("/v1/completions")) == [again.json()["id"]]
@@ -229,8 +230,9 @@ def test_a_model_can_be_looked_at(api):
 # Interpolations
 
 
-def way(api, start, end, **more):
-    return api.post("/v1/interpolations", json={"model": "tiny", "start": start, "end": end, **more})
+def way(api, start, end, headers=None, **more):
+    asked = {"model": "tiny", "start": start, "end": end, **more}
+    return api.post("/v1/interpolations", json=asked, headers=headers)
 
 
 def test_an_interpolation_is_queued_looked_at_and_deleted(api, settings):
@@ -258,6 +260,45 @@ def test_the_meshes_of_an_interpolation_are_numbered(api, settings):
         assert api.get(made["links"]["mesh"], params={"number": number}).content == f"{number}".encode()
     problem(api.get(made["links"]["mesh"] + "?number=3"), 404, "unknown_mesh")
     problem(api.get(made["links"]["mesh"] + "?format=stl"), 404, "unknown_mesh")
+
+
+def test_an_interpolation_sent_again_under_its_key_is_the_same_one(api):
+    ends, key = ({"shape": "a"}, {"shape": "b"}), {"Idempotency-Key": "way 1"}
+    first, again = way(api, *ends, headers=key), way(api, *ends, headers=key)
+    assert (first.status_code, first.headers["location"]) == (202, again.headers["location"])
+    problem(way(api, *ends, headers=key, count=3), 422, "idempotency_mismatch")
+    problem(submit(api, key), 422, "idempotency_mismatch")
+
+
+def test_interpolations_have_a_list_of_their_own(api, settings):
+    submit(api)
+    made = [way(api, {"shape": "a"}, {"shape": "b"}, count=count).json() for count in (2, 3, 4)]
+    end(settings, made[1]["id"], status="succeeded")
+    first = api.get("/v1/interpolations?limit=2").json()
+    rest = api.get("/v1/interpolations", params={"limit": 2, "cursor": first["cursor"]}).json()
+    listed = first["interpolations"] + rest["interpolations"]
+    assert [one["id"] for one in listed] == [one["id"] for one in made[::-1]]
+    (done,) = api.get("/v1/interpolations?status=succeeded").json()["interpolations"]
+    assert done["id"] == made[1]["id"]
+    assert len(ids(api.get("/v1/completions"))) == 1
+
+
+def test_an_interpolation_is_waited_for_and_followed_as_a_completion_is(api, settings):
+    made = way(api, {"shape": "a"}, {"shape": "b"}).json()
+    tag = api.get(made["links"]["self"]).headers["etag"]
+    assert api.get(made["links"]["self"], headers={"If-None-Match": tag}).status_code == 304
+    later(lambda: end(settings, made["id"], status="succeeded"))
+    assert api.get(made["links"]["self"] + "?wait=10").json()["status"] == "succeeded"
+    ((name, _, now),) = stream(api, made["links"]["events"], of=Interpolation)
+    assert (name, now.status, now.id) == ("status", "succeeded", made["id"])
+
+
+def test_an_interpolation_counts_as_open_and_in_the_metrics(api, settings):
+    made = way(api, {"shape": "a"}, {"shape": "b"}).json()
+    assert queue_of(settings).connection.hkeys("deepsdf:open") == [made["id"].encode()]
+    end(settings, made["id"], status="succeeded")
+    api.app.state.service.housekeeper.settle()
+    assert 'deepsdf_jobs_total{model="tiny",status="succeeded"} 1.0' in api.get("/metrics").text
 
 
 @pytest.mark.parametrize(
@@ -304,16 +345,15 @@ def test_what_was_kept_long_enough_is_gone_and_known_to_be_gone(api, settings):
 # Events
 
 
-def stream(api, link, **headers):
-    """The events of a stream that ends: name, id and completion of each."""
+def stream(api, link, of=Completion, **headers):
+    """The events of a stream that ends: name, id, and what each is about."""
     found = []
     with api.stream("GET", link, headers=headers) as answer:
         assert answer.headers["content-type"].startswith("text/event-stream")
         for block in answer.read().decode().strip().split("\n\n"):
             fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
             if fields:
-                completion = Completion.model_validate(json.loads(fields["data"]))
-                found.append((fields["event"], fields["id"], completion))
+                found.append((fields["event"], fields["id"], of.model_validate(json.loads(fields["data"]))))
     return found
 
 

@@ -47,7 +47,7 @@ def test_what_has_ended_is_counted_once_however_many_count(quiet, settings):
         thread.start()
     for thread in threads:
         thread.join()
-    sums = queue_of(settings).tallies()
+    sums = queue_of(settings).upkeep.tallies()
     assert {name: value for name, value in sums.items() if name.startswith("jobs")} == {
         "jobs|succeeded|tiny": 1,
         "jobs|cancelled|tiny": 2,

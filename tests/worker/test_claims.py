@@ -33,7 +33,7 @@ def submit(queue: CompletionQueue, ids: str, owner: str = "", priority: str = "n
 def claimed(queue: CompletionQueue) -> str:
     """All that can be claimed now, in order."""
     found = ""
-    while (job := queue.claim()) is not None:
+    while (job := queue.line.claim()) is not None:
         found += job.id
     return found
 
@@ -51,7 +51,7 @@ def test_high_goes_before_normal_before_low_and_each_in_its_order(queue):
 
 def test_what_broke_off_goes_before_all(queue, leases):
     submit(queue, "ab")
-    lease = leases.take(queue.claim())
+    lease = leases.take(queue.line.claim())
     submit(queue, "c", priority="high")
     leases.give_back(lease, costs_a_retry=False)
     submit(queue, "d", priority="high")
@@ -61,7 +61,7 @@ def test_what_broke_off_goes_before_all(queue, leases):
 def test_an_owner_with_enough_running_lets_the_others_pass(queue, leases):
     submit(queue, "abcd", owner="one")
     submit(queue, "ef", owner="other")
-    held = {job.id: leases.take(job) for job in iter(queue.claim, None)}
+    held = {job.id: leases.take(job) for job in iter(queue.line.claim, None)}
     assert "".join(held) == "abef"
     assert queue.get("c").queue_position == 1
     leases.settle(held["b"], lambda pipe: None)

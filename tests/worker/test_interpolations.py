@@ -42,7 +42,7 @@ def interpolate(
         interpolation_id = new_id()
         queue.submit(interpolation_id, InterpolationOptions.model_validate(options))
         Listener(connect(settings, 1), get_settings()).listen(burst=True)
-        found = queue.interpolation(interpolation_id)
+        found = queue.find(Interpolation, interpolation_id)
         assert found is not None
         return found
 

@@ -43,7 +43,7 @@ def sweep(leases: Leases) -> None:
 
 def take(queue: CompletionQueue, leases: Leases) -> Lease:
     """What a worker does before it starts: its death afterwards leaves the completion running."""
-    lease = leases.take(queue.claim())
+    lease = leases.take(queue.line.claim())
     assert lease is not None and leases.holds(lease)
     return lease
 
@@ -95,11 +95,11 @@ def test_after_all_retries_a_completion_that_kills_its_workers_fails(queue, leas
         sweep(others)
     completion = queue.get(ID)
     assert (completion.status, completion.error.code) == ("failed", "internal")
-    assert completion.ended_at is not None and queue.claim() is None
+    assert completion.ended_at is not None and queue.line.claim() is None
 
 
 def test_a_completion_claimed_and_never_begun_is_queued_again(queue, leases):
-    assert queue.claim().id == ID
+    assert queue.line.claim().id == ID
     sweep(leases)
     assert queue.get(ID).queue_position is None
     time.sleep(1.1)  # of times to live, whole seconds are told

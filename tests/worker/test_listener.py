@@ -87,7 +87,7 @@ def test_one_that_breaks_is_tried_again_and_then_fails_alone(queue, listener, se
 def test_one_whose_worker_broke_runs_alone_and_takes_no_others_down(queue, listener, seen):
     """Until all before it have ended nothing else is taken in, and nothing beside it."""
     submit(queue, "a", "b", "c")
-    broken = listener.leases.take(queue.claim())
+    broken = listener.leases.take(queue.line.claim())
     submit(queue, "d")
     listener._has_work(burst=True)  # takes b, c, d
     listener.leases.give_back(broken, costs_a_retry=True)
@@ -125,7 +125,7 @@ def test_a_cancelled_completion_stays_cancelled_even_if_its_work_is_done(queue, 
 
 def test_a_completion_cancelled_between_queue_and_hand_is_left_alone(queue, listener, seen):
     submit(queue, "a")
-    job = queue.claim()
+    job = queue.line.claim()
     queue.cancel("a")
     listener._begin(job)
     assert not listener.in_hand and not seen
@@ -163,12 +163,12 @@ def test_a_stopping_worker_finishes_what_is_soon_done(queue, listener, seen):
 def test_a_worker_counts_as_live_until_its_lease_ends(settings, queue):
     quick = settings.model_copy(update={"lease_s": 2})
     listener = Listener(connect(quick, 1), quick)
-    assert queue.live_workers() == 0
+    assert len(queue.workers.live()) == 0
     listener.register_birth()
     listener.heartbeat(quick.lease_s)
-    assert queue.live_workers() == 1
+    assert len(queue.workers.live()) == 1
     time.sleep(quick.lease_s + 0.1)
-    assert queue.live_workers() == 0
+    assert len(queue.workers.live()) == 0
 
 
 def test_an_idle_worker_begins_within_a_moment(queue, listener, seen):

@@ -29,7 +29,7 @@ def queue(settings: Settings) -> CompletionQueue:
 def reporter(queue: CompletionQueue) -> Reporter:
     """Of the completion, which runs."""
     leases = Leases(queue.connection, queue, "one", 5)
-    return Reporter(leases.take(queue.claim()), leases, deadline_s=60, draining=Event())
+    return Reporter(leases.take(queue.line.claim()), leases, deadline_s=60, draining=Event())
 
 
 def test_progress_is_told_five_times_a_second_at_most(queue, reporter):

@@ -36,6 +36,8 @@ from worker.listener import Listener
 
 Work = Callable[..., Completion]
 
+EASY = {"resolution": 32, "pose": "canonical", "refine": False}
+
 
 def sphere(count: int = 800) -> Scan:
     """The front half of a sphere of radius 0.5 about (1, 0, 0)."""
@@ -150,13 +152,13 @@ def test_a_scan_becomes_a_closed_mesh_where_the_scan_is(work, settings):
 
 def test_the_same_seed_gives_the_same_mesh(work, settings):
     storage = Storage(settings.data_dir)
-    meshes = [storage.mesh_path(work(sphere(), resolution=32, seed=5).id).read_bytes() for _ in range(2)]
+    meshes = [storage.mesh_path(work(sphere(), **EASY, seed=5).id).read_bytes() for _ in range(2)]
     assert meshes[0] == meshes[1]
 
 
 def test_a_completion_starts_from_the_code_of_another(work):
-    first = work(sphere(), resolution=32)
-    second = work(sphere(), resolution=32, start_from=first.id)
+    first = work(sphere(), **EASY)
+    second = work(sphere(), **EASY, start_from=first.id)
     assert second.status == "succeeded", second.error
     assert second.report["residual"] < 2 * first.report["residual"]
 
@@ -243,13 +245,13 @@ def test_the_code_to_start_from_is_that_of_the_stored_report(work, stub):
 
 
 def test_the_glb_is_compressed_where_asked(work, settings):
-    plain, small = (work(sphere(), resolution=32, draco=draco) for draco in (False, True))
+    plain, small = (work(sphere(), **EASY, draco=draco) for draco in (False, True))
     sizes = [Storage(settings.data_dir).mesh_path(one.id, "glb").stat().st_size for one in (plain, small)]
     assert sizes[1] < 0.7 * sizes[0]
 
 
 def test_previews_of_the_fit_lie_where_the_scan_is(work, settings):
-    completion = work(sphere(), resolution=32)
+    completion = work(sphere(), **EASY)
     assert completion.preview == 1 + len(Effort().rounds)
     preview = trimesh.load(Storage(settings.data_dir).preview_path(completion.id), force="mesh")
     preview.merge_vertices()
@@ -263,9 +265,9 @@ def test_previews_can_be_left_out_and_a_full_disk_leaves_them_out(work, settings
 
     with monkeypatch.context() as patched:
         patched.setattr(Storage, "save_preview", full)
-        assert (done := work(sphere(), resolution=32)).status == "succeeded" and done.preview == 0
+        assert (done := work(sphere(), **EASY)).status == "succeeded" and done.preview == 0
     monkeypatch.setenv("DEEPSDF_PREVIEWS", "false")
-    assert work(sphere(), resolution=32).preview == 0
+    assert work(sphere(), **EASY).preview == 0
     assert not list(settings.data_dir.glob("completions/*/preview.glb"))
 
 
@@ -301,7 +303,7 @@ def test_a_scan_that_is_gone_is_told(work):
 
 def test_a_scan_that_no_shape_fits_fails_with_the_models_words(work):
     line = Scan([ScanView(np.linspace(0, 1, 100)[:, None] * [1.0, 0, 0])])
-    completion = work(line)
+    completion = work(line, **EASY)
     assert completion.status in ("failed", "succeeded")
     if completion.status == "failed":
         assert completion.error.code in ("unusable_scan", "no_surface")

@@ -1,0 +1,148 @@
+"""Records of RQ, as the API shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from redis import Redis
+from rq.job import Job, JobStatus
+from rq.results import Result
+from rq.utils import now
+
+from app.deliveries import Deliveries
+from app.queue.names import SERIALIZER, TASK
+from app.schemas import (
+    Completion,
+    CompletionError,
+    CompletionOptions,
+    Entry,
+    Interpolation,
+    InterpolationLinks,
+    InterpolationOptions,
+    Links,
+    Outcome,
+    Status,
+)
+from app.settings import Settings
+
+BROKEN = CompletionError(
+    code="internal",
+    detail="The service broke on this scan each time it tried. The scan is kept; the log tells more.",
+)
+STATUSES: dict[JobStatus, Status] = {
+    JobStatus.STARTED: "running",
+    JobStatus.CANCELED: "cancelled",
+    JobStatus.STOPPED: "failed",
+    JobStatus.FAILED: "failed",
+}
+ENDED_JOBS = {status.value.encode() for status in (JobStatus.FINISHED, *STATUSES)} - {b"started"}
+"""As Redis has them."""
+
+FIELDS = "data", "meta", "status", "created_at", "started_at", "ended_at", "retries_left"
+"""What is shown of RQ's record; the rest is RQ's own."""
+
+
+class Records:
+    """Reads what the API and the workers have written."""
+
+    def __init__(self, connection: Redis, settings: Settings, line: str, deliveries: Deliveries) -> None:
+        self.connection, self.settings = connection, settings
+        self.line, self.deliveries = line, deliveries
+
+    def get_many(self, ids: Sequence[str]) -> list[Entry | None]:
+        """Several as they stand, read in one go; None for what is not known."""
+        known = [name for name in ids if name.isalnum()]
+        with self.connection.pipeline(transaction=False) as pipe:
+            for name in known:
+                pipe.hmget(Job.key_for(name), *FIELDS)
+                pipe.lpos(self.line, name)
+                pipe.xrevrange(f"rq:results:{name}", count=1)
+            answers = iter(pipe.execute())
+        read = {name: self._entry(name, next(answers), next(answers), next(answers)) for name in known}
+        return [read.get(name) for name in ids]
+
+    def _entry(self, name: str, values: list[bytes | None], index: int | None, results: Any) -> Entry | None:
+        fields = {field.encode(): value for field, value in zip(FIELDS, values, strict=True) if value}
+        if not fields:
+            return None
+        job = Job(name, connection=self.connection, serializer=SERIALIZER)
+        job.restore(fields)
+        place = None if index is None else index + 1
+        return self.entry(job, place, results[0] if results else None)
+
+    def entry(self, job: Job, place: int | None, result: tuple[bytes, Any] | None = None) -> Entry:
+        """How a record is shown whose job is at a place in line, or has left it with a result."""
+        outcome = self._outcome(job, result)
+        status = self._status(job, outcome)
+        show = self._completion if job.func_name == TASK else self._interpolation
+        return show(job, status, place if status == "queued" else None, outcome)
+
+    def is_past(self, ended_at: datetime | None) -> bool:
+        """Whether what ended then has expired.
+
+        A function of the record alone, so that every replica says the same at the same time.
+        """
+        return ended_at is not None and ended_at + timedelta(seconds=self.settings.result_ttl_s) < now()
+
+    def _outcome(self, job: Job, result: tuple[bytes, Any] | None) -> Outcome | None:
+        """How it ended, if that is still to be known."""
+        finished = job.get_status(refresh=False) is JobStatus.FINISHED
+        if result is None or not finished or self.is_past(job.ended_at):
+            return None
+        told = Result.restore(job.id, result[0].decode(), result[1], self.connection, SERIALIZER)
+        return Outcome.model_validate(told.return_value)
+
+    def _status(self, job: Job, outcome: Outcome | None) -> Status:
+        if self.is_past(job.ended_at):
+            return "expired"
+        return outcome.status if outcome else STATUSES.get(job.get_status(refresh=False), "queued")
+
+    def _completion(self, job: Job, status: Status, place: int | None, outcome: Outcome | None) -> Completion:
+        known: dict[str, Any] = dict(job.meta)
+        told = known if status != "queued" else {}
+        return Completion(
+            id=job.id,
+            status=status,
+            options=CompletionOptions.model_validate(job.args[1]),
+            phase=told.get("phase"),
+            step=told.get("step", 0),
+            steps=told.get("steps", 0),
+            residual=told.get("residual"),
+            progress=1.0 if status == "succeeded" else told.get("progress", 0.0),
+            queue_position=place,
+            attempt=max(1, 1 + self.settings.retries - (job.retries_left or 0)),
+            preview=known.get("preview", 0),
+            owner=known.get("owner", ""),
+            warnings=known.get("warnings", []),
+            created_at=job.created_at,
+            started_at=job.started_at,
+            ended_at=job.ended_at,
+            report=outcome.report if outcome else None,
+            error=_error(status, outcome),
+            webhook=self.deliveries.of(job.id, url) if (url := known.get("webhook_url")) else None,
+            links=Links.of(job.id),
+        )
+
+    def _interpolation(
+        self, job: Job, status: Status, place: int | None, outcome: Outcome | None
+    ) -> Interpolation:
+        return Interpolation(
+            id=job.id,
+            status=status,
+            options=InterpolationOptions.model_validate(job.args[1]),
+            progress=1.0 if status == "succeeded" else job.meta.get("progress", 0.0),
+            queue_position=place,
+            created_at=job.created_at,
+            started_at=job.started_at,
+            ended_at=job.ended_at,
+            error=_error(status, outcome),
+            links=InterpolationLinks.of(job.id),
+            owner=job.meta.get("owner", ""),
+        )
+
+
+def _error(status: Status, outcome: Outcome | None) -> CompletionError | None:
+    """Without an outcome nobody but us has failed."""
+    return outcome.error if outcome else BROKEN if status == "failed" else None

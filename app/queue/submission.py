@@ -1,0 +1,140 @@
+"""What goes into the queue: its record and its place in line, or a refusal; both bounds are exact."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+from redis import Redis
+from rq import Queue, Retry
+from rq.job import Job, JobStatus
+from rq.utils import now
+
+from app.idempotency import IDEMPOTENCY_S
+from app.queue.names import INTERPOLATE, OPEN, TASK, WAKE, index_key
+from app.schemas import CompletionOptions, InterpolationOptions
+from app.settings import Settings
+
+Options = CompletionOptions | InterpolationOptions
+
+ENQUEUE = """
+-- A record (KEYS[1]) and its place in line (KEYS[2]), both or neither. Returns the place, or -1 where too
+-- many wait, or -2 where the owner has too many open ones.
+local record, line, queues, open, index, wake, claim = unpack(KEYS)
+local id, owner, priority = ARGV[1], ARGV[2], ARGV[3]
+local most, most_open, claim_s = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
+
+local function open_of_owner()
+    local count, entries = 0, redis.call('HGETALL', open)
+    for i = 1, #entries, 2 do
+        if entries[i + 1] == owner then
+            -- What has ended may not have been taken out yet.
+            local status = redis.call('HGET', 'rq:job:' .. entries[i], 'status')
+            if status == 'queued' or status == 'started' then count = count + 1 end
+        end
+    end
+    return count
+end
+
+local rank = {high = 0, normal = 1, low = 2}
+local function rank_of(other)
+    local meta = redis.call('HGET', 'rq:job:' .. other, 'meta')
+    return meta and rank[cjson.decode(meta).priority] or rank.normal
+end
+
+if redis.call('EXISTS', record) == 1 then
+    -- The connection broke after an earlier try had been carried out.
+    return (redis.call('LPOS', line, id) or -1) + 1
+end
+local place = redis.call('LLEN', line)
+if place >= most then return -1 end
+if owner ~= '' and open_of_owner() >= most_open then return -2 end
+
+redis.call('HSET', record, unpack(ARGV, 7))
+redis.call('SADD', queues, line)
+redis.call('RPUSH', line, id)
+-- It goes before those of lower priority, up to the first that is not.
+local before
+while place > 0 do
+    local other = redis.call('LINDEX', line, place - 1)
+    if rank_of(other) <= rank[priority] then break end
+    before, place = other, place - 1
+end
+if before then
+    redis.call('RPOP', line)
+    redis.call('LINSERT', line, 'BEFORE', before, id)
+end
+redis.call('ZADD', index, 0, id)
+redis.call('HSET', open, id, owner)
+if claim ~= '' then redis.call('EXPIRE', claim, claim_s) end
+redis.call('RPUSH', wake, id)
+redis.call('LTRIM', wake, -16, -1)
+return place + 1
+"""
+FULL, TOO_MANY_OPEN = -1, -2
+
+
+class QueueFull(Exception):
+    """No further completion may wait."""
+
+
+class TooManyOpen(Exception):
+    """The owner has as many completions waiting or running as one may have."""
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """What the API keeps in a record beside the options."""
+
+    owner: str = ""
+    """Name of the API key that submits; without keys all have the name ""."""
+    warnings: list[str] = field(default_factory=list)
+    claim: str | None = None
+    """What `claim` gave for an Idempotency-Key."""
+    webhook_url: str | None = None
+    trace: dict[str, str] = field(default_factory=dict)
+    """Headers of W3C trace context, under which the worker goes on."""
+    request_id: str = ""
+    """Of the request that submitted: the worker's log has it too."""
+
+
+class Submission:
+    """Makes records, and puts them in line."""
+
+    def __init__(self, connection: Redis, settings: Settings, queue: Queue) -> None:
+        self.settings, self.queue = settings, queue
+        self.enqueue = connection.register_script(ENQUEUE)
+
+    def submit(self, entry_id: str, options: Options, ticket: Ticket) -> tuple[Job, int]:
+        """The record that was written, and its place in line. Raises QueueFull or TooManyOpen."""
+        job = self._job(entry_id, options, ticket)
+        most, most_open = self.settings.max_queued, self.settings.max_open_per_key
+        index = index_key(str(job.func_name), ticket.owner)
+        keys = [job.key, self.queue.key, Queue.redis_queues_keys, OPEN, index, WAKE, ticket.claim or ""]
+        record = [part for field in job.to_dict().items() for part in field]
+        facts = [job.id, ticket.owner, job.meta["priority"], most, most_open, IDEMPOTENCY_S]
+        place = int(self.enqueue(keys, [*facts, *record]))
+        if place == FULL:
+            raise QueueFull(f"{most} completions are waiting and no more may. Try again in a while.")
+        if place == TOO_MANY_OPEN:
+            raise TooManyOpen(
+                f"{most_open} completions of this key wait or run already. Try again in a while."
+            )
+        return job, place
+
+    def _job(self, entry_id: str, options: Options, ticket: Ticket) -> Job:
+        task = TASK if isinstance(options, CompletionOptions) else INTERPOLATE
+        known = {name: value for name, value in asdict(ticket).items() if value}
+        job = self.queue.create_job(
+            task,
+            args=(entry_id, options.model_dump()),
+            job_id=entry_id,
+            # What lies here can be read by scripts.
+            meta={**known, "priority": getattr(options, "priority", "normal")},
+            result_ttl=self.settings.record_ttl_s,
+            failure_ttl=self.settings.record_ttl_s,
+            retry=Retry(max=self.settings.retries, enqueue_at_front=True),
+            description=f"{task} {entry_id}",
+            status=JobStatus.QUEUED,
+        )
+        job.enqueued_at = now()
+        return job
