@@ -1,4 +1,4 @@
-"""Files of completions in a local directory: one folder each, everything in it written by rename."""
+"""Files of completions in a local directory: one folder each. What a worker writes is written by rename."""
 
 from __future__ import annotations
 
@@ -25,10 +25,15 @@ class Storage:
         self.root = root / "completions"
 
     def save_scan(self, completion_id: str, scan: Scan | PackedScan, originals: Mapping[str, bytes]) -> None:
-        """Keep the scan in our own format, and beside it the files that the client sent, by name."""
+        """Keep the scan in our own format, and beside it the files that the client sent, by name.
+
+        Nobody has heard of the completion yet who could read half of it.
+        """
+        folder = self._folder(completion_id) / "original"
+        folder.mkdir(parents=True, exist_ok=True)
         for name, data in originals.items():
-            self._write(self._folder(completion_id) / "original" / name, data)
-        self._write(self.scan_path(completion_id), scan.to_bytes())
+            (folder / name).write_bytes(data)
+        self.scan_path(completion_id).write_bytes(scan.to_bytes())
 
     def load_scan(self, completion_id: str) -> Scan:
         """Read the scan back. Raises FileNotFoundError when there is none."""

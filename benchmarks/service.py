@@ -1,7 +1,8 @@
 """The service beside what it could be at best: `python -m benchmarks.service`.
 
-(a) How many scans and questions a second the API takes, beside a bare FastAPI application that answers the
-    same bytes, and how long 200 clients at once wait for a status.
+(a) How many scans and questions a second the API takes, beside a bare FastAPI application that reads the same
+    form and answers the same bytes, under uvicorn as it is: both log each submission, the bare one each
+    question too. And how long 200 clients at once wait for a status.
 (b) 16 queued completions by one worker: as one batch, and one at a time.
 (c) What importing the API costs.
 (d) How soon a running completion is cancelled, and its worker free for the next.
@@ -14,13 +15,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -44,28 +46,31 @@ from fastapi import FastAPI, Response, UploadFile
 app = FastAPI()
 body = {body!r}
 @app.post("/v1/completions")
-def submit(scan: list[UploadFile]) -> Response:
-    [file.file.read() for file in scan]
+async def submit(model: str, scan: list[UploadFile]) -> Response:
+    [await file.read() for file in scan]
     return Response(body, 202, media_type="application/json")
 @app.get("/v1/completions/{{completion_id}}")
-def status(completion_id: str) -> Response:
+async def status(completion_id: str) -> Response:
     return Response(body, media_type="application/json")
 """
-
-Ask = Callable[[httpx2.AsyncClient], Awaitable[httpx2.Response]]
+BOUNDARY = "a-boundary"
+LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 
 
 @contextmanager
 def running(
-    command: list[str], environment: dict[str, str] | None = None, cwd: Path = ROOT
+    command: list[str], environment: dict[str, str] | None = None, cwd: Path = ROOT, log: Path | None = None
 ) -> Iterator[None]:
     """A process for as long as it is needed."""
-    process = subprocess.Popen(command, env={**os.environ, **(environment or {})}, cwd=cwd)
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait()
+    with ExitStack() as stack:
+        told = None if log is None else stack.enter_context(log.open("wb"))
+        env = {**os.environ, **(environment or {})}
+        process = subprocess.Popen(command, env=env, cwd=cwd, stdout=told, stderr=told)
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait()
 
 
 @contextmanager
@@ -84,11 +89,11 @@ def queue_at(folder: Path, model: Path) -> Iterator[Settings]:
 
 
 @contextmanager
-def web(application: str, environment: dict[str, str], cwd: Path = ROOT) -> Iterator[str]:
-    """The URL of an ASGI application, served as the service serves its own."""
+def web(command: str, environment: dict[str, str], cwd: Path, log: Path) -> Iterator[str]:
+    """The URL of an ASGI application. What it logs goes into a file."""
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", *application.split(), "--port", str(port)]
-    with running([*command, "--log-level", "warning"], environment, cwd):
+    words = [sys.executable, "-m", "uvicorn", *command.split(), "--port", str(port)]
+    with running(words, environment, cwd, log):
         url = f"http://127.0.0.1:{port}"
         eventually(lambda: answers(url), timeout_s=60)
         yield url
@@ -101,56 +106,67 @@ def answers(url: str) -> bool:
         return False
 
 
-async def rate(url: str, ask: Ask, clients: int, seconds: float) -> tuple[float, float]:
-    """Answers a second to so many clients at once, and the 99th percentile of an answer's time, seconds."""
+def get_request(path: str) -> bytes:
+    """A GET on a connection that is kept."""
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+
+
+def post_request(path: str, scan: bytes) -> bytes:
+    """A form with one file."""
+    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="scan"; filename="a.npy"\r\n\r\n'
+    form = head.encode() + scan + f"\r\n--{BOUNDARY}--\r\n".encode()
+    kind = f"Content-Type: multipart/form-data; boundary={BOUNDARY}"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{kind}\r\nContent-Length: {len(form)}\r\n\r\n"
+    return head.encode() + form
+
+
+async def rate(url: str, request: bytes, clients: int, seconds: float) -> tuple[float, float]:
+    """Answers a second to so many clients at once, and the 99th percentile of an answer's time, seconds.
+
+    The clients send bytes and read bytes: with an HTTP library they would be the slower half.
+    """
     times: list[float] = []
+    port = httpx2.URL(url).port
     give_up = time.perf_counter() + seconds
-    limits = httpx2.Limits(max_connections=clients)
 
-    async def one(client: httpx2.AsyncClient) -> None:
+    async def one() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
         while (start := time.perf_counter()) < give_up:
-            answer = await ask(client)
-            assert answer.is_success, answer.text
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 20"), head
+            await reader.readexactly(int(LENGTH.search(head)[1]))  # type: ignore[index]
             times.append(time.perf_counter() - start)
+        writer.close()
 
-    async with httpx2.AsyncClient(base_url=url, limits=limits, timeout=60) as client:
-        await asyncio.gather(*(one(client) for _ in range(clients)))
+    await asyncio.gather(*(one() for _ in range(clients)))
     return len(times) / seconds, statistics.quantiles(times, n=100)[98]
 
 
 def throughput(folder: Path, model: Path, seconds: float) -> None:
     """(a)"""
-    scan = half_ball()
-
-    def post(client: httpx2.AsyncClient) -> Awaitable[httpx2.Response]:
-        return client.post("/v1/completions", params={"model": model.name}, files={"scan": ("a.npy", scan)})
-
-    with (
-        queue_at(folder, model) as settings,
-        web("app.main:create_app --factory", settings.environment()) as ours,
-    ):
-        completion = httpx2.post(
-            f"{ours}/v1/completions", params={"model": model.name}, files={"scan": ("a.npy", scan)}
-        )
-        path = completion.json()["links"]["self"]
-
-        def get(client: httpx2.AsyncClient) -> Awaitable[httpx2.Response]:
-            return client.get(path)
-
-        (folder / "bare.py").write_text(BARE.format(body=completion.content))
-        with web("bare:app", {}, folder) as bare:
-            posts = side_by_side(ours, bare, post, 8, seconds)
-            gets = side_by_side(ours, bare, get, 8, seconds)
-            crowd = side_by_side(ours, bare, get, CLIENTS, seconds)
+    scan, submission = half_ball(), f"/v1/completions?model={model.name}"
+    with queue_at(folder, model) as settings:
+        command = "app.main:create_app --factory --log-level warning"  # as `python -m app` starts it
+        with web(command, settings.environment(), ROOT, folder / "ours.log") as ours:
+            completion = httpx2.post(f"{ours}{submission}", files={"scan": ("a.npy", scan)})
+            (folder / "bare.py").write_text(BARE.format(body=completion.content))
+            with web("bare:app", {}, folder, folder / "bare.log") as bare:
+                posts = side_by_side(ours, bare, post_request(submission, scan), 8, seconds)
+                get = get_request(completion.json()["links"]["self"])
+                gets = side_by_side(ours, bare, get, 8, seconds)
+                crowd = side_by_side(ours, bare, get, CLIENTS, seconds)
     for name, ((our_rate, _), (bare_rate, _)) in (("POST, 202", posts), ("GET status", gets)):
         print(f"(a) {name}: {our_rate:.0f}/s beside {bare_rate:.0f}/s bare: {our_rate / bare_rate:.2f} of it")
     (_, slowest), (_, beside) = crowd
     print(f"(a) GET status, {CLIENTS} clients: p99 {1000 * slowest:.0f} ms, bare {1000 * beside:.0f} ms")
 
 
-def side_by_side(ours: str, bare: str, ask: Ask, clients: int, seconds: float) -> list[tuple[float, float]]:
+def side_by_side(
+    ours: str, bare: str, request: bytes, clients: int, seconds: float
+) -> list[tuple[float, float]]:
     """The medians of `rate` over three turns of each, one after the other: both see the same machine."""
-    turns = [[asyncio.run(rate(url, ask, clients, seconds)) for url in (ours, bare)] for _ in range(3)]
+    turns = [[asyncio.run(rate(url, request, clients, seconds)) for url in (ours, bare)] for _ in range(3)]
     return [
         (statistics.median(turn[which][0] for turn in turns), statistics.median(t[which][1] for t in turns))
         for which in (0, 1)
