@@ -40,6 +40,7 @@ def complete(window: Visit, *, samples: str = "0") -> None:
     window.drop(("ball.npy", half_ball()))
     window.page.get_by_text("600 points").wait_for()
     window.page.get_by_role("radio", name="Draft").check()
+    window.page.get_by_role("radio", name="None").check()  # a ball has no front, and trying turns takes time
     window.page.get_by_label("Alternatives").select_option(samples)
     window.page.get_by_role("button", name="Complete it").click()
 

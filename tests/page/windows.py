@@ -43,7 +43,7 @@ class Visit:
         self.page.locator(".chip").nth(1).wait_for()
         return self
 
-    def drop(self, *files: tuple[str, bytes]) -> None:
+    def drop(self, *files: tuple[str, bytes], at: tuple[int, int] = (0, 0)) -> None:
         """Drop files on the window, as a mouse does."""
         given = [[name, base64.b64encode(data).decode()] for name, data in files]
         transfer = self.page.evaluate_handle(
@@ -54,7 +54,9 @@ class Visit:
                return transfer; }""",
             given,
         )
-        self.page.dispatch_event("main", "drop", {"dataTransfer": transfer})
+        self.page.dispatch_event(
+            "main", "drop", {"dataTransfer": transfer, "clientX": at[0], "clientY": at[1]}
+        )
 
     def pixels(self) -> Any:
         """What the stage shows, (H, W, 4); transparent is where nothing is drawn."""

@@ -6,7 +6,8 @@ import { readNpy, type Points } from "./points";
 export interface DepthMap {
   width: number;
   height: number;
-  metres: Float32Array; // row by row; 0 is no measurement
+  values: Float32Array; // row by row; 0 is no measurement
+  perMetre: number; // of the values, unless told otherwise
 }
 
 export interface Camera {
@@ -15,16 +16,16 @@ export interface Camera {
   cx: number;
   cy: number;
   pose: number[][] | null; // camera to world, 4 rows of 4
+  perMetre: number | null; // values of its depth maps; null: as their kind has it
 }
 
 const FAR = 1e9; // what is not nearer is no measurement
 
 /** A PNG of 16 bits or an NPY of two dimensions. Throws when it cannot be shown here. */
-export function readDepth(name: string, bytes: ArrayBuffer, scale: number | null): DepthMap {
+export function readDepth(name: string, bytes: ArrayBuffer): DepthMap {
   const { width, height, values, whole } = name.toLowerCase().endsWith(".npy") ? ofNpy(bytes) : ofPng(bytes);
-  const perMetre = scale ?? (whole ? 1000 : 1);
-  const metres = Float32Array.from(values, (value) => (value > 0 && value < FAR ? value / perMetre : 0));
-  return { width, height, metres };
+  const measured = Float32Array.from(values, (value) => (value > 0 && value < FAR ? value : 0));
+  return { width, height, values: measured, perMetre: whole ? 1000 : 1 };
 }
 
 function ofNpy(bytes: ArrayBuffer) {
@@ -56,8 +57,10 @@ export function readMask(bytes: ArrayBuffer): (pixel: number) => boolean {
 export function unproject(map: DepthMap, camera: Camera, keeps: (pixel: number) => boolean): Points {
   const found: number[] = [];
   const pose = camera.pose ?? [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]];
-  map.metres.forEach((z, pixel) => {
-    if (z === 0 || !keeps(pixel)) return;
+  const perMetre = camera.perMetre ?? map.perMetre;
+  map.values.forEach((value, pixel) => {
+    if (value === 0 || !keeps(pixel)) return;
+    const z = value / perMetre;
     const x = (((pixel % map.width) - camera.cx) / camera.fx) * z;
     const y = ((Math.floor(pixel / map.width) - camera.cy) / camera.fy) * z;
     for (const row of pose.slice(0, 3)) found.push(row[0] * x + row[1] * y + row[2] * z + row[3]);
@@ -67,12 +70,12 @@ export function unproject(map: DepthMap, camera: Camera, keeps: (pixel: number) 
 
 /** A picture of the depth map: near is bright; what the mask leaves out is faint. */
 export function drawDepth(canvas: HTMLCanvasElement, map: DepthMap, keeps: (pixel: number) => boolean): void {
-  const seen = map.metres.filter((z) => z > 0).sort();
+  const seen = map.values.filter((z) => z > 0).sort();
   const [near, far] = [seen[Math.floor(seen.length * 0.02)] ?? 0, seen[Math.floor(seen.length * 0.98)] ?? 1];
   canvas.width = map.width;
   canvas.height = map.height;
   const image = new ImageData(map.width, map.height);
-  map.metres.forEach((z, pixel) => {
+  map.values.forEach((z, pixel) => {
     const share = Math.min(1, Math.max(0, (far - z) / (far - near || 1)));
     const kept = keeps(pixel);
     image.data.set([40 + share * 200, 60 + share * 150, 90 + share * 100, z === 0 ? 0 : kept ? 255 : 70], 4 * pixel);

@@ -1,32 +1,41 @@
 // The scan and how it is to be completed.
 
-import { useEffect, useRef } from "preact/hooks";
-import type { ComponentChildren } from "preact";
+import { useRef } from "preact/hooks";
 import type { Example } from "./api";
-import type { Facts } from "./scan";
+import { Field } from "./field";
 import * as state from "./state";
+import { Beside, Views } from "./views";
 
 const ACCEPTED = ".ply,.xyz,.txt,.csv,.npy,.npz,.pcd,.las,.laz,.obj,.off,.stl,.glb,.png,.tif,.tiff,.exr,.json";
 
 export function ScanCard() {
   const scan = state.scan.value;
-  const input = useRef<HTMLInputElement>(null);
-  const pick = () => {
-    void state.bring([...(input.current?.files ?? [])]);
-    if (input.current) input.current.value = ""; // so that the same file can be picked again
-  };
   return (
     <section class="card" aria-labelledby="scan-title">
       <h2 id="scan-title">Scan</h2>
-      {scan ? <Summary /> : <p class="lead">One object, seen from one side or more. The rest of it is what comes back.</p>}
+      {scan ? <Views /> : <p class="lead">One object, seen from one side or more. The rest of it is what comes back.</p>}
       <div class="row">
-        <button class={scan ? "" : "primary"} onClick={() => input.current?.click()}>{scan ? "Another scan…" : "Choose a scan…"}</button>
+        <Pick primary={!scan} words={scan ? "Another scan…" : "Choose a scan…"} label="Scan files" pick={(files) => state.bring(files)} />
+        {state.changeable.value && <Pick words="Add a view…" label="Files of further views" pick={(files) => state.bring(files, true)} />}
         {!scan && <span class="quiet">or drop it anywhere</span>}
       </div>
-      <input ref={input} class="heard" type="file" multiple accept={ACCEPTED} onChange={pick} aria-label="Scan files" tabIndex={-1} />
-      {!scan && <small>Points: PLY, PCD, LAS, XYZ, CSV, NPY, OBJ, STL, GLB. Depth maps: PNG, TIFF, EXR, with a mask and a JSON of the camera beside them.</small>}
+      {!scan && <small>Points: PLY, PCD, LAS, XYZ, CSV, NPY, OBJ, STL, GLB. Depth maps: PNG, TIFF, EXR, with a mask and a JSON of the camera beside them. Several files are views of one object.</small>}
       {!scan && <Examples />}
     </section>
+  );
+}
+
+function Pick({ words, label, primary, pick }: { words: string; label: string; primary?: boolean; pick: (files: File[]) => void }) {
+  const input = useRef<HTMLInputElement>(null);
+  const picked = () => {
+    pick([...(input.current?.files ?? [])]);
+    if (input.current) input.current.value = ""; // so that the same file can be picked again
+  };
+  return (
+    <>
+      <button class={primary ? "primary" : ""} onClick={() => input.current?.click()}>{words}</button>
+      <input ref={input} class="heard" type="file" multiple accept={ACCEPTED} onChange={picked} aria-label={label} tabIndex={-1} />
+    </>
   );
 }
 
@@ -45,28 +54,6 @@ function Examples() {
 }
 
 const words = (example: Example): string => `${example.name[0].toUpperCase()}${example.name.slice(1)}, ${example.mask ? "depth map" : "points"}`;
-
-function Summary() {
-  const scan = state.scan.value!;
-  const size = scan.depth ? `${scan.depth.width} × ${scan.depth.height} pixels` : "";
-  const count = scan.points ? `${scan.points.total.toLocaleString("en")} points` : "";
-  return (
-    <div class="summary">
-      {scan.depth && <Depth />}
-      <p><strong>{scan.name}</strong><br /><span class="quiet">{[size, count, scan.mask ? "masked" : ""].filter(Boolean).join(" · ")}</span></p>
-      {scan.note && <p class="quiet">{scan.note}</p>}
-    </div>
-  );
-}
-
-function Depth() {
-  const scan = state.scan.value!;
-  const canvas = useRef<HTMLCanvasElement>(null);
-  useEffect(() => {
-    void state.viewer.then(({ drawDepth }) => canvas.current && scan.depth && drawDepth(canvas.current, scan.depth, scan.keeps));
-  }, [scan.depth, scan.keeps]);
-  return <canvas ref={canvas} class="depth" role="img" aria-label="Depth map: near is bright" />;
-}
 
 export function OptionsCard() {
   const scan = state.scan.value;
@@ -103,7 +90,7 @@ export function OptionsCard() {
         <input type="checkbox" checked={choice.plane} onChange={(event) => state.choose({ plane: event.currentTarget.checked })} />
         It stands on a floor or table: cut that off
       </label>
-      {scan.kind === "depth" ? <CameraFields /> : <Sensor />}
+      {scan.views.length === 1 && <Beside view={scan.views[0]} />}
       <button class="primary wide" type="submit" disabled={state.sending.value || choice.model === ""}>
         {state.sending.value ? "Sending…" : "Complete it"}
       </button>
@@ -126,43 +113,5 @@ function Choices({ name, label, values }: { name: ChoiceName; label: string; val
         ))}
       </div>
     </fieldset>
-  );
-}
-
-function Field({ label, help, children }: { label: string; help?: string; children: ComponentChildren }) {
-  return <label class="field"><span>{label}</span>{children}{help && <small>{help}</small>}</label>;
-}
-
-function Fact({ name, label, help, required, inputMode = "decimal" }: { name: keyof Facts; label: string; help?: string; required?: boolean; inputMode?: "decimal" | "text" }) {
-  return (
-    <Field label={label} help={help}>
-      <input value={state.scan.value!.facts[name]} required={required} inputMode={inputMode} autocomplete="off" spellcheck={false}
-        onChange={(event) => state.tell({ [name]: event.currentTarget.value })} />
-    </Field>
-  );
-}
-
-function CameraFields() {
-  return (
-    <fieldset class="camera">
-      <legend>Camera, in pixels of the depth map</legend>
-      <div class="four">
-        {(["fx", "fy", "cx", "cy"] as const).map((name) => <Fact key={name} name={name} label={name} required />)}
-      </div>
-      <details>
-        <summary>Pose and unit</summary>
-        <Fact name="pose" inputMode="text" label="Camera to world" help="4 rows of 4 numbers, as JSON. Without it the mesh comes back in the camera's frame." />
-        <Fact name="depthScale" label="Values per metre" help="Unless told: 1000 for whole numbers, 1 for floats." />
-      </details>
-    </fieldset>
-  );
-}
-
-function Sensor() {
-  return (
-    <details open={state.scan.value!.facts.viewpoint !== ""}>
-      <summary>Where the sensor stood</summary>
-      <Fact name="viewpoint" inputMode="text" label="x, y, z" help="In the scan's frame. If you know it, tell it: the air before the surface is empty." />
-    </details>
   );
 }

@@ -123,6 +123,27 @@ export function readNpy(bytes: ArrayBuffer): Table {
   return { values, rows, columns, whole: kind[0] !== "f" };
 }
 
+/** The points of all views as one cloud; where there are several, those of a view without colours have its tint. */
+export function together(views: { points: Points | null; tint: string }[]): Points | null {
+  const clouds = views.flatMap(({ points, tint }) => (points ? [{ points, tint }] : []));
+  if (views.length === 1 || clouds.length === 0) return clouds[0]?.points ?? null;
+  const length = clouds.reduce((sum, { points }) => sum + points.positions.length, 0);
+  const all = { positions: new Float32Array(length), colors: new Float32Array(length), total: 0 };
+  let start = 0;
+  for (const { points, tint } of clouds) {
+    all.positions.set(points.positions, start);
+    all.colors.set(points.colors ?? tinted(points.positions.length, tint), start);
+    all.total += points.total;
+    start += points.positions.length;
+  }
+  return thinned(all);
+}
+
+function tinted(length: number, tint: string): Float32Array {
+  const rgb = new Color().setStyle(tint, SRGBColorSpace).toArray();
+  return Float32Array.from({ length }, (_, i) => rgb[i % 3]);
+}
+
 function thinned(points: Points): Points {
   const count = points.positions.length / 3;
   const step = Math.ceil(count / SHOWN);

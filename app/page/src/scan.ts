@@ -1,10 +1,13 @@
-// What the user has brought: files become one scan that can be seen and sent.
+// What the user has brought: files become views of one object, which can be seen and sent together.
 
-import type { Camera, DepthMap, Points } from "./stage";
+import { cameraOf, factsIn, NOTHING, type Facts } from "./facts";
+import type { DepthMap, Points } from "./stage";
 
 type Viewer = typeof import("./stage");
 
-export interface Scan {
+/** One point cloud or depth map, with what goes beside it. */
+export interface View {
+  id: number; // of no other view
   name: string;
   file: File;
   kind: "points" | "depth";
@@ -13,45 +16,59 @@ export interface Scan {
   mask: File | null;
   keeps: (pixel: number) => boolean; // what the mask keeps
   note: string; // why it cannot be shown
-  kept: boolean; // by the service, which is asked for it again
+  tint: string; // its colour among several
   facts: Facts;
 }
 
-/** What is told beside the files, as the fields of the form hold it. */
-export interface Facts {
-  viewpoint: string;
-  fx: string;
-  fy: string;
-  cx: string;
-  cy: string;
-  depthScale: string;
-  pose: string; // camera to world, JSON
+/** What one completion is asked for. */
+export interface Scan {
+  name: string;
+  views: View[];
+  points: Points | null; // of all views
+  kept: boolean; // by the service, which is asked for it again
 }
 
-const NOTHING: Facts = { viewpoint: "", fx: "", fy: "", cx: "", cy: "", depthScale: "", pose: "" };
+const TINTS = ["#d8632b", "#3b82b0", "#4f9d69", "#9163b0", "#c19a2b", "#2aa198"];
+const MOST = 64; // files that the service takes at a time
 const DEPTH_ONLY = /\.(tiff?|exr)$/i;
+const BESIDE = /depth|mask|camera|intrinsics?|pose|scan|view/g;
 const all = () => true;
+let made = 0;
 
-/** Files that were dropped together: a scan, and maybe its mask and a JSON file that tells of its camera. */
-export async function openScan(files: File[], before: Scan | null, viewer: Viewer): Promise<Scan> {
-  let scan: Scan | null = null;
-  let mask: File | null = null;
-  let told: Partial<Facts> = {};
-  for (const file of files) {
-    if (/\.json$/i.test(file.name)) told = { ...told, ...factsOf(JSON.parse(await file.text())) };
-    else if (await isMask(file, viewer)) mask = file;
-    else if (scan) throw new Error("Bring one scan at a time here; the API takes several views of one object.");
-    else scan = await read(file, viewer);
+/** Files that were dropped together: scans, their masks, and JSON files that tell of cameras.
+ *
+ * With a new scan among them `before` goes, unless they are added to it. What goes beside a scan is of the view
+ * with the same name, such as chair1_mask.png of chair1_depth.png; else of all, if it can be.
+ */
+export async function openScan(files: File[], before: View[], adds: boolean, viewer: Viewer): Promise<Scan> {
+  const { scans, masks, facts } = await sorted(files, viewer);
+  const fresh = await Promise.all(scans.map((file) => read(file, viewer)));
+  const views = adds || fresh.length === 0 ? [...before] : [];
+  if (views.length + fresh.length === 0) throw new Error("There is no scan among these files, only what goes beside one.");
+  if (views.length + fresh.length > MOST) throw new Error(`${views.length + fresh.length} views are more than the service takes at a time: ${MOST}.`);
+  const about = fresh.length ? fresh : views.map((view) => ({ ...view }));
+  for (const file of facts) tellOf(file.name, await factsIn(file), about);
+  for (const [view, mask] of pairs(masks, about)) {
+    view.mask = mask;
+    view.keeps = viewer.readMask(await mask.arrayBuffer());
   }
-  scan ??= before && { ...before };
-  if (!scan) throw new Error("There is no scan among these files, only what goes beside one.");
-  scan.facts = { ...scan.facts, ...told };
-  if (mask) {
-    if (scan.kind !== "depth") throw new Error("A picture of 8 bits is a mask, which goes with a depth map. Drop both together.");
-    scan.mask = mask;
-    scan.keeps = viewer.readMask(await mask.arrayBuffer());
+  return scanOf([...(fresh.length ? views : []), ...about], viewer);
+}
+
+/** These views as one scan. */
+export function scanOf(views: View[], viewer: Viewer): Scan {
+  const shown = views.map((view, index) => ({ ...located(view, viewer), tint: TINTS[index % TINTS.length] }));
+  const more = views.length > 1 ? ` + ${views.length - 1}` : "";
+  return { name: views[0].name + more, views: shown, points: viewer.together(shown), kept: false };
+}
+
+async function sorted(files: File[], viewer: Viewer): Promise<{ scans: File[]; masks: File[]; facts: File[] }> {
+  const found: { scans: File[]; masks: File[]; facts: File[] } = { scans: [], masks: [], facts: [] };
+  for (const file of [...files].sort((one, other) => one.name.localeCompare(other.name, "en", { numeric: true }))) {
+    if (/\.json$/i.test(file.name)) found.facts.push(file);
+    else (await isMask(file, viewer) ? found.masks : found.scans).push(file);
   }
-  return located(scan, viewer);
+  return found;
 }
 
 async function isMask(file: File, viewer: Viewer): Promise<boolean> {
@@ -60,16 +77,16 @@ async function isMask(file: File, viewer: Viewer): Promise<boolean> {
   return bits !== null && bits <= 8;
 }
 
-async function read(file: File, viewer: Viewer): Promise<Scan> {
-  const scan: Scan = { name: file.name, file, kind: "points", points: null, depth: null, mask: null, keeps: all, note: "", kept: false, facts: NOTHING };
+async function read(file: File, viewer: Viewer): Promise<View> {
+  const view: View = { id: ++made, name: file.name, file, kind: "points", points: null, depth: null, mask: null, keeps: all, note: "", tint: "", facts: NOTHING };
   const bytes = await file.arrayBuffer();
   try {
-    if (DEPTH_ONLY.test(file.name)) return { ...scan, kind: "depth", note: "Depth maps of this kind are not drawn here, but the service reads them." };
+    if (DEPTH_ONLY.test(file.name)) return { ...view, kind: "depth", note: "Depth maps of this kind are not drawn here, but the service reads them." };
     if (/\.png$/i.test(file.name) || isDepthArray(file.name, bytes, viewer))
-      return { ...scan, kind: "depth", depth: viewer.readDepth(file.name, bytes, null) };
-    return { ...scan, points: viewer.readPoints(file.name, bytes) };
+      return { ...view, kind: "depth", depth: viewer.readDepth(file.name, bytes) };
+    return { ...view, points: viewer.readPoints(file.name, bytes) };
   } catch (error) {
-    return { ...scan, note: `Not drawn here: ${(error as Error).message}. You can send it all the same; the service will say what it makes of it.` };
+    return { ...view, note: `Not drawn here: ${(error as Error).message}. You can send it all the same; the service will say what it makes of it.` };
   }
 }
 
@@ -77,59 +94,39 @@ function isDepthArray(name: string, bytes: ArrayBuffer, viewer: Viewer): boolean
   return /\.npy$/i.test(name) && ![3, 6].includes(viewer.readNpy(bytes).columns);
 }
 
-/** The facts in a JSON file: our own examples', Open3D's intrinsics, or fx, fy, cx, cy. */
-export function factsOf(told: any): Partial<Facts> {
-  const facts: Partial<Facts> = {};
-  const camera = told.intrinsics ?? told.intrinsic ?? told;
-  const matrix = camera.intrinsic_matrix;
-  const numbers = matrix ? { fx: matrix[0], fy: matrix[4], cx: matrix[6], cy: matrix[7] } : camera;
-  for (const name of ["fx", "fy", "cx", "cy"] as const) if (numbers[name] !== undefined) facts[name] = String(numbers[name]);
-  if (told.viewpoint) facts.viewpoint = told.viewpoint.join(", ");
-  if (told.depth_scale) facts.depthScale = String(told.depth_scale);
-  if (told.camera_to_world) facts.pose = JSON.stringify(told.camera_to_world);
-  return facts;
+// What is left of chair1_depth.png and chair1_mask.png is the same.
+const stem = (name: string): string => name.toLowerCase().replace(/\.[^.]*$/, "").replace(BESIDE, "").replace(/[^a-z0-9]/g, "");
+
+function tellOf(name: string, facts: Partial<Facts>, views: View[]): void {
+  const named = views.filter((view) => stem(view.name) === stem(name));
+  const of = named.length ? named : views;
+  if (of.length > 1 && (facts.pose || facts.viewpoint))
+    throw new Error(`Which view is ${name} of? It tells a place, and there are ${of.length} views. Name it as its view: view1.json of view1.png.`);
+  for (const view of of) view.facts = { ...view.facts, ...facts };
 }
 
-/** The same scan, with the points of its depth map where the camera is known. */
-export function located(scan: Scan, viewer: Viewer): Scan {
-  const camera = cameraOf(scan.facts);
-  if (!scan.depth) return scan;
-  return { ...scan, points: camera && viewer.unproject(scan.depth, camera, scan.keeps) };
+function pairs(masks: File[], views: View[]): [View, File][] {
+  const maps = views.filter(({ kind }) => kind === "depth");
+  if (masks.length && maps.length === 0) throw new Error("A picture of 8 bits is a mask, which goes with a depth map. Drop both together.");
+  return masks.map((mask, index) => {
+    const named = maps.filter((view) => stem(view.name) === stem(mask.name));
+    const of = named.length === 1 ? named[0] : maps.length === masks.length ? maps[index] : null;
+    if (!of) throw new Error(`Which depth map is ${mask.name} the mask of? Name it as its depth map: view1_mask.png of view1_depth.png.`);
+    return [of, mask];
+  });
 }
 
-function cameraOf(facts: Facts): Camera | null {
-  const [fx, fy, cx, cy] = [facts.fx, facts.fy, facts.cx, facts.cy].map((text) => (text.trim() ? Number(text) : NaN));
-  if (![fx, fy, cx, cy].every(Number.isFinite)) return null;
-  try {
-    return { fx, fy, cx, cy, pose: facts.pose.trim() ? JSON.parse(facts.pose) : null };
-  } catch {
-    return { fx, fy, cx, cy, pose: null };
-  }
+// With the points of its depth map where the camera is known.
+function located(view: View, viewer: Viewer): View {
+  const camera = cameraOf(view.facts);
+  return view.depth ? { ...view, points: camera && viewer.unproject(view.depth, camera, view.keeps) } : view;
 }
 
 /** What `up=auto` means for this scan. */
-export const upOf = (scan: Scan, up: string): string =>
-  up !== "auto" ? up : scan.kind === "depth" && !scan.facts.pose.trim() ? "-y" : "+y";
+export const upOf = ({ views }: Scan, up: string): string =>
+  up !== "auto" ? up : views.some(({ kind, facts }) => kind === "depth" && !facts.pose.trim()) ? "-y" : "+y";
 
 /** A scan that the service has kept: the points as it read them. It cannot be sent again from here. */
 export async function keptScan(name: string, file: File, viewer: Viewer): Promise<Scan> {
-  return { ...(await read(file, viewer)), name, kept: true };
-}
-
-/** The request's form. */
-export function formOf(scan: Scan): FormData {
-  const { facts } = scan;
-  const form = new FormData();
-  form.append("scan", scan.file, scan.name);
-  if (scan.kind === "points") {
-    const numbers = facts.viewpoint.replace(/[[\]]/g, "").trim();
-    if (numbers) form.append("viewpoint", `[${numbers.split(/[\s,]+/).join(", ")}]`);
-    return form;
-  }
-  if (scan.mask) form.append("mask", scan.mask, scan.mask.name);
-  const { fx, fy, cx, cy } = facts;
-  if (fx) form.append("intrinsics", `{"fx": ${fx}, "fy": ${fy}, "cx": ${cx}, "cy": ${cy}}`);
-  if (facts.pose.trim()) form.append("camera_to_world", facts.pose);
-  if (facts.depthScale.trim()) form.append("depth_scale", facts.depthScale);
-  return form;
+  return { ...scanOf([await read(file, viewer)], viewer), name, kept: true };
 }

@@ -3,7 +3,9 @@
 import { computed, effect, signal } from "@preact/signals";
 import * as api from "./api";
 import { forget, note, remember, type Past } from "./history";
-import { formOf, keptScan, located, openScan, upOf, type Facts, type Scan } from "./scan";
+import { OF_CAMERA, type Facts } from "./facts";
+import { formOf } from "./form";
+import { keptScan, openScan, scanOf, upOf, type Scan, type View } from "./scan";
 import type { Shape, Stage } from "./stage";
 
 export const viewer = import("./stage");
@@ -55,6 +57,8 @@ export const sample = signal(0);
 export const way = signal<Way | null>(null);
 export const shown = signal({ scan: true, mesh: true, unsure: false });
 export const running = computed(() => job.value !== null && !api.hasEnded(job.value.now));
+/** Whether the scan may be changed: it is here as it was brought, and no completion of it is shown. */
+export const changeable = computed(() => scan.value !== null && !scan.value.kept && job.value === null);
 export const done = computed(() => job.value?.now.status === "succeeded");
 
 let watching = new AbortController();
@@ -120,13 +124,13 @@ export const choose = (change: Partial<Choice>): void => {
   choice.value = { ...choice.value, ...change };
 };
 
-/** Show files that the user has brought. */
-export const bring = (files: File[]): Promise<void> =>
+/** Show files that the user has brought, as a new scan or as further views of the one that is there. */
+export const bring = (files: File[], adds = false): Promise<void> =>
   attempt(async () => {
     if (files.length === 0) return;
-    reading.value = files[0].name;
+    reading.value = files.length > 1 ? `${files.length} files` : files[0].name;
     try {
-      lay(await openScan(files, running.value || done.value ? null : scan.value, await viewer));
+      lay(await openScan(files, changeable.value ? scan.value!.views : [], adds, await viewer));
     } finally {
       reading.value = "";
     }
@@ -138,7 +142,7 @@ export const bringExample = (example: api.Example): Promise<void> =>
     reading.value = example.name;
     try {
       const names = [example.scan, ...(example.mask ? [example.mask] : []), `${example.name}.json`];
-      lay(await openScan(await Promise.all(names.map(api.exampleFile)), null, await viewer));
+      lay(await openScan(await Promise.all(names.map(api.exampleFile)), [], false, await viewer));
       choose({ up: "auto" });
     } finally {
       reading.value = "";
@@ -151,11 +155,23 @@ function lay(next: Scan): void {
   stage.value?.showPoints(next.points, upOf(next, choice.value.up));
 }
 
-/** Change what is told beside the files. */
-export async function tell(change: Partial<Facts>): Promise<void> {
+/** Change what is told beside a view's file. Views of the same camera, so far, have the same still. */
+export async function tell(of: View, change: Partial<Facts>): Promise<void> {
   if (!scan.value) return;
-  scan.value = located({ ...scan.value, facts: { ...scan.value.facts, ...change } }, await viewer);
-  if (scan.value.depth) stage.value?.showPoints(scan.value.points, upOf(scan.value, choice.value.up));
+  const views = scan.value.views.map((view) => ({ ...view, facts: { ...view.facts, ...(view.id === of.id ? change : shared(of, view, change)) } }));
+  scan.value = scanOf(views, await viewer);
+  if (of.depth) stage.value?.showPoints(scan.value.points, upOf(scan.value, choice.value.up));
+}
+
+function shared(of: View, other: View, change: Partial<Facts>): Partial<Facts> {
+  const names = OF_CAMERA.filter((name) => name in change && other.kind === "depth" && other.facts[name] === of.facts[name]);
+  return Object.fromEntries(names.map((name) => [name, change[name]]));
+}
+
+/** Take one of several views off. */
+export async function drop(of: View): Promise<void> {
+  const left = scan.value?.views.filter(({ id }) => id !== of.id) ?? [];
+  if (left.length) lay(scanOf(left, await viewer));
 }
 
 /** Take the completion off the page; it goes on without it. */
@@ -180,10 +196,11 @@ export const complete = (): Promise<void> =>
   attempt(async () => {
     const sent = scan.value;
     if (!sent || sent.kept || sending.value) return;
+    const form = formOf(sent);
     sending.value = true;
     try {
       leave();
-      const now = await api.submit(formOf(sent), optionsOf(choice.value));
+      const now = await api.submit(form, optionsOf(choice.value));
       scans.set(now.id, sent);
       remember({ id: now.id, name: sent.name, model: choice.value.model, status: now.status, at: now.created_at });
       follow(now, sent.name);
@@ -324,7 +341,7 @@ export const download = (format: api.Format | "json"): Promise<void> =>
     const file = format === "json" ? await api.reportFile(of.id) : await api.meshFile(of.id, format, sample.value);
     const link = document.createElement("a");
     link.href = URL.createObjectURL(file);
-    const stem = of.name.replace(/\.[^.]*$/, "");
+    const stem = of.name.replace(/\.\w+( \+ \d+)?$/, "");
     link.download = `${stem}-${format === "json" ? "report" : sample.value ? `alternative-${sample.value}` : "completed"}.${format}`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10_000);

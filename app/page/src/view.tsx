@@ -13,13 +13,14 @@ export function View() {
       .then(({ Stage }) => place.current && state.mount(new Stage(place.current)))
       .catch(() => setMissing(true));
   }, []);
-  const over = useDrop();
+  const over = useDrop(place);
   return (
-    <section class={`stage ${over ? "over" : ""}`} aria-label="View">
+    <section class={`stage ${over === "new" ? "over" : ""}`} aria-label="View">
       <div ref={place} class="canvas" role="application" tabIndex={0} aria-label={described()} aria-describedby="view-keys" onKeyDown={press} />
       <p id="view-keys" class="heard">Arrow keys turn it, plus and minus come nearer and go away, zero shows all of it.</p>
       {missing && <p class="hint">This browser has no WebGL, so nothing can be drawn. Completing and downloading work all the same.</p>}
-      {!missing && <Hint over={over} />}
+      {!missing && <Hint over={over === "new"} />}
+      {over && state.changeable.value && <Halves over={over} />}
       <Toolbar />
       <Legend />
     </section>
@@ -27,10 +28,10 @@ export function View() {
 }
 
 function Hint({ over }: { over: boolean }) {
-  if (over) return <p class="hint big">Drop it here</p>;
+  if (over) return state.changeable.value ? null : <p class="hint big">Drop it here</p>;
   if (state.reading.value) return <p class="hint">Reading {state.reading.value}…</p>;
   if (!state.scan.value && !state.job.value) return <p class="hint big"><img src="page/icon.svg" alt="" width="72" height="72" />Drop a scan here</p>;
-  if (state.scan.value?.kind === "depth" && !state.scan.value.points && !state.shape.value && !state.scan.value.note) return <p class="hint">Tell the camera's numbers, and its points appear here.</p>;
+  if (!state.shape.value && !state.scan.value?.points && state.scan.value?.views.some(({ depth }) => depth)) return <p class="hint">Tell the camera's numbers, and its points appear here.</p>;
   return null;
 }
 
@@ -82,18 +83,35 @@ function Legend() {
   );
 }
 
-function useDrop(): boolean {
-  const [over, setOver] = useState(false);
+type Over = "" | "new" | "add";
+
+function Halves({ over }: { over: Over }) {
+  return (
+    <div class="halves" aria-hidden="true">
+      <p class={over === "new" ? "here" : ""}>A new scan</p>
+      <p class={over === "add" ? "here" : ""}>A further view</p>
+    </div>
+  );
+}
+
+function useDrop(stage: { current: HTMLElement | null }): Over {
+  const [over, setOver] = useState<Over>("");
   useEffect(() => {
+    // The right half of the stage adds to the scan that is there.
+    const meant = ({ clientX, clientY }: DragEvent): Over => {
+      const { left, right, top, bottom } = stage.current!.getBoundingClientRect();
+      const inside = clientX > (left + right) / 2 && clientX < right && clientY > top && clientY < bottom;
+      return inside && state.changeable.value ? "add" : "new";
+    };
     const drag = (event: DragEvent) => {
       event.preventDefault();
-      setOver(event.type === "dragover");
+      setOver(event.type === "dragover" ? meant(event) : "");
     };
     const drop = (event: DragEvent) => {
       drag(event);
-      void state.bring([...(event.dataTransfer?.files ?? [])]);
+      void state.bring([...(event.dataTransfer?.files ?? [])], meant(event) === "add");
     };
-    const leave = (event: DragEvent) => event.relatedTarget === null && setOver(false);
+    const leave = (event: DragEvent) => event.relatedTarget === null && setOver("");
     addEventListener("dragover", drag);
     addEventListener("drop", drop);
     addEventListener("dragleave", leave);
