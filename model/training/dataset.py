@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model.checkpoint import VARIANT_MARK
 from model.training.recipe import Recipe
-from model.training.samples import read_quality, sample_path
+from model.training.samples import read_quality, sample_path, variant_numbers
 from model.training.shapes import read_shapes
 
 
@@ -28,7 +28,6 @@ def sample_files(checkpoint: Path, data: Path, recipe: Recipe, split: str = "tra
         return listed_files(recipe.samples.source, recipe.samples.train_split)
     folder = data / "samples" / recipe.name
     quality = read_quality(folder)
-    variants = recipe.samples.variants if split == "train" else 0
     shapes = [shape for shape in read_shapes(checkpoint) if shape.split == split]
     unseen = [shape.id for shape in shapes if shape.id not in quality]
     if unseen or not shapes:
@@ -37,7 +36,11 @@ def sample_files(checkpoint: Path, data: Path, recipe: Recipe, split: str = "tra
     accepted = [shape for shape in shapes if not quality[shape.id].rejected]
     if not accepted:
         raise MissingSamples(f"all {len(shapes)} shapes were rejected: see {folder / 'quality.csv'}")
-    return [sample_path(folder, shape, variant) for shape in accepted for variant in range(variants + 1)]
+    return [
+        sample_path(folder, shape, variant)
+        for shape in accepted
+        for variant in variant_numbers(shape, recipe.samples)
+    ]
 
 
 def listed_files(source: Path, split: Path) -> list[Path]:

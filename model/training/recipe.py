@@ -27,6 +27,9 @@ class SamplesRecipe(_Section):
     )
     uniform_share: float = Field(0.06, ge=0, le=1, description="share of points uniform in the unit ball")
     variants: int = Field(7, ge=0, description="deformed variants beside each training shape")
+    drawn_variants: int = Field(
+        3, ge=0, description="the same beside each shape that `model.training.drawn` drew: there are many"
+    )
     stretch: float = Field(0.28, ge=0, description="bound of the log stretch of each axis")
     bend: float = Field(0.09, ge=0, description="standard deviation of the lattice displacements, unit ball")
     recombined: float = Field(

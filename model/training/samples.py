@@ -41,7 +41,7 @@ from model.frame import Normalization, normalization_of
 from model.training.deform import deformed, draw_deformation
 from model.training.recipe import SamplesRecipe, load_recipe
 from model.training.recombine import Parted, parting_height, recombined
-from model.training.shapes import Shape, SourceError, read_shapes
+from model.training.shapes import DRAWN, Shape, SourceError, read_shapes
 from model.training.signs import CAMERAS, SEEN, Solid
 from model.training.slices import slices
 
@@ -131,7 +131,7 @@ def sample_shape(
         shape.split,
         **measured,
         triangles=len(triangles),
-        files=0 if rejected else len(_variants(shape, recipe)),
+        files=0 if rejected else len(variant_numbers(shape, recipe)),
         points=written * recipe.points,
         seconds=round(time.perf_counter() - start, 2),
         rejected=rejected,
@@ -257,7 +257,7 @@ def _write_missing(
     """Write the files of a shape (its triangles normalised) that are not there yet; how many."""
     scale, offset = np.float32(normalization.scale), normalization.offset.astype(np.float32)
     _save(normalization_path(folder, shape), offset=offset, scale=scale)
-    missing = [v for v in _variants(shape, recipe) if not sample_path(folder, shape, v).exists()]
+    missing = [v for v in variant_numbers(shape, recipe) if not sample_path(folder, shape, v).exists()]
     for variant in missing:
         rng = np.random.default_rng([recipe.seed, zlib.crc32(shape.id.encode()), variant])
         design = _on_other_legs(shape, triangles, recipe, rng, stands) if variant else triangles
@@ -295,12 +295,14 @@ def _stand(shape: Shape, data: Path) -> Stand | None:
     return None if height is None else Stand(shape, path, height)
 
 
-def _variants(shape: Shape, recipe: SamplesRecipe) -> range:
-    return range(1 + recipe.variants if shape.split == "train" else 1)
+def variant_numbers(shape: Shape, recipe: SamplesRecipe) -> range:
+    """Of the files of a shape: 0 is the shape itself, what follows its deformed variants."""
+    variants = recipe.drawn_variants if shape.package == DRAWN else recipe.variants
+    return range(1 + variants if shape.split == "train" else 1)
 
 
 def _complete(shape: Shape, folder: Path, recipe: SamplesRecipe, quality: Quality) -> bool:
-    files = [sample_path(folder, shape, variant) for variant in _variants(shape, recipe)]
+    files = [sample_path(folder, shape, variant) for variant in variant_numbers(shape, recipe)]
     return bool(quality.rejected) or all(path.exists() for path in files)
 
 

@@ -27,7 +27,7 @@ class Shape:
     kind: str  # within the category: chair, armchair, stool …
     split: str  # train, val, test
     group: str  # shapes of one design share it, and a group stays on one side of the split
-    package: str  # Debian package; empty: `file` is a path on this machine
+    package: str  # Debian package; empty: `file` is a path on this machine; or DRAWN
     file: str  # path in the package; after "!", a path in the zip archive before it
     rotation: Floats  # (3, 3), v ↦ v·Rᵀ makes y up and +z the front
     size: Floats  # (3,) width, height, depth in metres
@@ -39,6 +39,9 @@ class Shape:
         """Where the shape's PLY lies under the data folder."""
         return data / "shapes" / self.category / f"{self.id}.ply"
 
+
+DRAWN = "drawn"
+"""The package of shapes that `model.training.drawn` draws; their file is "chair/NUMBER"."""
 
 WORDS = ("id", "name", "category", "kind", "split", "group", "package", "file")
 COLUMNS = (*WORDS, "rotation", "width", "height", "depth", "author", "licence", "drop")

@@ -13,9 +13,10 @@ from pathlib import Path
 import trimesh
 from rich.progress import Progress
 
+from model.training.drawn import draw
 from model.training.meshes import posed, read_mesh, write_ply
 from model.training.packages import read_member, unpacked
-from model.training.shapes import Shape, SourceError, read_shapes
+from model.training.shapes import DRAWN, Shape, SourceError, read_shapes
 
 
 def bring(
@@ -29,7 +30,7 @@ def bring(
     progress = progress or Progress(disable=True)
     task = progress.add_task("shapes", total=len(missing), visible=bool(missing))
     for package in sorted({shape.package for shape in missing}):
-        root = unpacked(package, data / "packages") if package else Path()
+        root = unpacked(package, data / "packages") if package not in ("", DRAWN) else Path()
         for shape in (s for s in missing if s.package == package):
             write_ply(posed(_geometry(shape, root), shape), shape.path(data))
             progress.advance(task)
@@ -37,6 +38,8 @@ def bring(
 
 
 def _geometry(shape: Shape, root: Path) -> trimesh.Trimesh:
+    if shape.package == DRAWN:
+        return draw(shape.file)
     try:
         return read_mesh(read_member(root, shape.file), shape.file, shape.drop)
     except SourceError as error:
