@@ -8,13 +8,10 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Depends, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from app.errors import ProblemRaised
 from app.keys import owner_of
 from app.service import Service
-
-bearer = HTTPBearer(auto_error=False, description="Only where the service has keys.")
 
 
 async def service_of(request: Request) -> Service:
@@ -23,17 +20,16 @@ async def service_of(request: Request) -> Service:
     return service
 
 
-async def owner(
-    service: Annotated[Service, Depends(service_of)],
-    given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
-) -> str:
+async def owner(request: Request) -> str:
     """Name of the key that came along; "" where the service has no keys. Raises a 401 problem."""
+    service: Service = request.app.state.service
     digests = service.settings.api_keys
     if not digests:
         return ""
-    if given is None:
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not key.strip():
         raise unauthorized("This service wants an API key: Authorization: Bearer <key>.")
-    if (found := owner_of(given.credentials, digests)) is None:
+    if (found := owner_of(key.strip(), digests)) is None:
         raise unauthorized("The API key is not known here.")
     return found
 
@@ -41,6 +37,11 @@ async def owner(
 def unauthorized(detail: str) -> ProblemRaised:
     """The 401 of a request."""
     return ProblemRaised(401, "unauthorized", detail, {"WWW-Authenticate": "Bearer"})
+
+
+async def asking(request: Request) -> tuple[Service, str]:
+    """Both, for endpoints that are asked so often that each dependency of theirs counts (decision 25)."""
+    return request.app.state.service, await owner(request)
 
 
 TheService = Annotated[Service, Depends(service_of)]

@@ -7,10 +7,9 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from app import errors, logs, page, reference, tracing
+from app import errors, logs, page, reference, routes, tracing
 from app.middleware import Named, Sheltered
 from app.queue import CompletionQueue, connect
-from app.routes import router
 from app.service import Service
 from app.settings import BadSettings, Settings, get_settings
 
@@ -50,7 +49,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         telemetry={"auto_configure": own_process and tracing.is_wanted(), "logs": False},
     )
     app.state.service = Service(settings, CompletionQueue(connect(settings, patience_s=3), settings))
-    app.include_router(router)
+    routes.install(app)
     app.include_router(reference.router)
     app.mount("/docs/assets", reference.assets())
     page.install(app)

@@ -6,9 +6,9 @@ import ipaddress
 import logging
 import re
 import time
-from uuid import uuid4
+from secrets import token_hex
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -28,6 +28,7 @@ SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+SECURITY = [(name.lower().encode(), value.encode()) for name, value in SECURITY_HEADERS.items()]
 GIVEN_ID = re.compile(r"[\w.:-]{1,100}", re.ASCII)
 QUIET = ("/healthz", "/readyz", "/metrics")
 """Asked for again and again by machines: not worth a line."""
@@ -44,7 +45,7 @@ class Named:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         given = Headers(scope=scope).get("x-request-id", "")
-        name = given if GIVEN_ID.fullmatch(given) else uuid4().hex
+        name = given if GIVEN_ID.fullmatch(given) else token_hex(16)
         request_id.set(name)
         start, status = time.perf_counter(), 0
 
@@ -52,9 +53,7 @@ class Named:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(raw=message["headers"])
-                headers["X-Request-ID"] = name
-                headers.update(SECURITY_HEADERS)
+                message["headers"] = [*message["headers"], (b"x-request-id", name.encode()), *SECURITY]
             await send(message)
 
         try:

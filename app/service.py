@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 
 from app import idempotency
 from app.errors import ProblemRaised
@@ -16,7 +17,7 @@ from app.scans import Attachments, Limits, PackedScan, Readers, ScanRefused, Upl
 from app.schemas import ENDED, Completion, Entry, Kind, ModelCard
 from app.settings import Settings
 from app.storage import Storage
-from app.watcher import Watcher
+from app.watcher import Looks, Watcher
 
 
 @cache
@@ -35,7 +36,7 @@ class Service:
         self.readers = readers_of(settings.parse_slots, settings.parse_memory_bytes, settings.parse_s)
         self.room = asyncio.Semaphore(2 * settings.parse_slots)
         """Uploads that are in memory at a time."""
-        self.watcher = Watcher(queue.get_many)
+        self.watcher, self.looks = Watcher(queue.get_many), Looks(queue.get_many)
         self.housekeeper = Housekeeper(queue, self.storage, settings)
         self.rate = Rate(settings.rate_limit, queue.connection)
 
@@ -64,8 +65,14 @@ class Service:
 
     def find_entry(self, kind: type[Kind], owner: str, entry_id: str) -> Kind:
         """An owner's completion or interpolation. Raises the same problems as `find`."""
-        entry = self.queue.find(kind, entry_id)
-        if entry is None or entry.owner != owner:
+        return self._shown(kind, owner, entry_id, self.queue.find(kind, entry_id))
+
+    async def look_at(self, kind: type[Kind], owner: str, entry_id: str) -> Kind:
+        """As `find_entry`, with one look at the queue for all who ask at the same time."""
+        return self._shown(kind, owner, entry_id, await self.looks.at(entry_id))
+
+    def _shown(self, kind: type[Kind], owner: str, entry_id: str, entry: Entry | None) -> Kind:
+        if not isinstance(entry, kind) or entry.owner != owner:
             raise unknown(kind, entry_id)
         if entry.status == "expired":
             raise expired(entry)
@@ -104,8 +111,10 @@ class Service:
 
     def check_model(self, name: str) -> None:
         """Raises a 400 problem for an unknown model."""
-        cards = self.settings.checkpoints_dir.glob("*/card.json")
-        if name not in (names := sorted(card.parent.name for card in cards)):
+        folder = self.settings.checkpoints_dir
+        is_name = Path(name).name == name and name != ".."
+        if not is_name or not (folder / name / "card.json").exists():
+            names = sorted(card.parent.name for card in folder.glob("*/card.json"))
             raise ProblemRaised(400, "unknown_model", f"There is no model {name!r}. There are: {names}.")
 
     def check_start(self, owner: str, start_from: str, model: str) -> None:

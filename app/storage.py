@@ -29,11 +29,11 @@ class Storage:
 
         Nobody has heard of the completion yet who could read half of it.
         """
-        folder = self._folder(completion_id) / "original"
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, data in originals.items():
+        folder = self._folder(completion_id)
+        (folder / "original").mkdir(parents=True, exist_ok=True)
+        files = {f"original/{name}": data for name, data in originals.items()}
+        for name, data in {**files, "scan.npz": scan.to_bytes()}.items():
             (folder / name).write_bytes(data)
-        self.scan_path(completion_id).write_bytes(scan.to_bytes())
 
     def load_scan(self, completion_id: str) -> Scan:
         """Read the scan back. Raises FileNotFoundError when there is none."""

@@ -91,3 +91,31 @@ class Watcher:
                 if watched := self.watched.get(entry_id):
                     watched.see(entry)
             await asyncio.sleep(INTERVAL_S)
+
+
+class Looks:
+    """Looks at the queue for all who ask at the same time: while one look is out, the next one gathers."""
+
+    def __init__(self, look: Callable[[Sequence[str]], list[Entry | None]]) -> None:
+        self.look = look
+        self.asked: dict[str, asyncio.Future[Entry | None]] = {}
+        self.looking: asyncio.Task[None] | None = None
+
+    async def at(self, entry_id: str) -> Entry | None:
+        """One as it stands now or later, never earlier; None if it is unknown. Raises what `look` raises."""
+        answer = self.asked.setdefault(entry_id, asyncio.get_running_loop().create_future())
+        if self.looking is None or self.looking.done():
+            self.looking = asyncio.create_task(self._keep_looking())
+        return await asyncio.shield(answer)  # others wait for it too, when this one leaves
+
+    async def _keep_looking(self) -> None:
+        while asked := self.asked:
+            self.asked = {}
+            try:
+                found = await run_in_threadpool(self.look, list(asked))
+            except Exception as error:
+                for answer in asked.values():
+                    answer.set_exception(error)
+            else:
+                for answer, entry in zip(asked.values(), found, strict=True):
+                    answer.set_result(entry)

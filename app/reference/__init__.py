@@ -17,6 +17,7 @@ from fastapi.staticfiles import StaticFiles
 
 from app.errors import MEDIA_TYPE
 
+KEYS = {"type": "http", "scheme": "bearer", "description": "Only where the service has keys."}
 HERE = Path(__file__).parent
 router = APIRouter(include_in_schema=False)
 
@@ -34,12 +35,15 @@ def start() -> FileResponse:
 
 
 def document(app: FastAPI) -> Callable[[], dict[str, Any]]:
-    """What makes the OpenAPI document: FastAPI's, in which every error is a problem, as it is in truth."""
+    """What makes the OpenAPI document: FastAPI's, in which every error is a problem, and keys are told of."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             made = FastAPI.openapi(app)
+            made["components"]["securitySchemes"] = {"HTTPBearer": KEYS}
             for operation in (one for methods in made["paths"].values() for one in methods.values()):
+                if "401" in operation["responses"]:
+                    operation["security"] = [{"HTTPBearer": []}]
                 for status, answer in operation["responses"].items():
                     if status[0] in "45":
                         answer["content"] = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}

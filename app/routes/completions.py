@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from app.access import Owner, TheService
+from app.access import Owner, TheService, asking
 from app.routes.answers import described, get_and_head
 from app.routes.entries import Wait, looked_at, page_of
 from app.schemas import Completion, CompletionList, ListOptions
@@ -33,10 +33,9 @@ def listed(
     response_model=Completion,
     responses={304: {"description": "It stands as `If-None-Match` has it."}, **described(404, 410, 503)},
 )
-async def status(
-    request: Request, service: TheService, owner: Owner, completion_id: str, wait: Wait = 0
-) -> Response:
+async def status(request: Request, completion_id: str, wait: Wait = 0) -> Response:
     """How a completion stands."""
+    service, owner = await asking(request)
     return await looked_at(Completion, request, service, owner, completion_id, wait)
 
 

@@ -9,39 +9,48 @@ from typing import Annotated
 
 from fastapi import Header, Query, Request, Response
 from fastapi.sse import ServerSentEvent
-from starlette.concurrency import run_in_threadpool
 
+from app.errors import ProblemRaised
 from app.queue import Page
 from app.routes.answers import as_json
+from app.routes.parsing import header
 from app.schemas import ENDED, Entry, Kind, ListOptions
 from app.service import Service
 
-MAX_WAIT_S = 60
+MAX_WAIT_S, MAX_KEY = 60, 255
 WAIT = re.compile(r"(?:^|[,;\s])wait=(\d+)")
 
 Wait = Annotated[
     float, Query(ge=0, le=MAX_WAIT_S, description="Seconds to wait for its end before answering.")
 ]
-IdempotencyKey = Annotated[
-    str | None,
-    Header(max_length=255, description="The same key and request give the same answer for a day."),
-]
 LastEventId = Annotated[str | None, Header(max_length=200, description="Id of the last event that was seen.")]
 
 
-async def wait_of(
-    prefer: Annotated[
-        str | None, Header(description="`wait=N`: answer 200 if it ends within N seconds (RFC 7240).")
-    ] = None,
-) -> int:
+HEADERS = [
+    header("Prefer", "`wait=N`: answer 200 if it ends within N seconds (RFC 7240)."),
+    header("Idempotency-Key", "The same key and request give the same answer for a day."),
+]
+"""What who submits may send beside, for the document."""
+
+
+def key_of(request: Request) -> str | None:
+    """The Idempotency-Key, if there is one. Raises a 400 problem for one that is too long."""
+    key = request.headers.get("idempotency-key")
+    if key is not None and len(key) > MAX_KEY:
+        told = f"The Idempotency-Key has {len(key)} characters. Take one of {MAX_KEY} at most."
+        raise ProblemRaised(400, "invalid_options", told)
+    return key
+
+
+def wait_of(request: Request) -> int:
     """Seconds that the client would wait."""
-    found = WAIT.search(prefer or "")
+    found = WAIT.search(request.headers.get("prefer", ""))
     return min(int(found[1][:9]), MAX_WAIT_S) if found else 0
 
 
-async def accepted(request: Request, service: Service, entry: Kind, wait: int) -> Response:
+async def accepted(request: Request, service: Service, entry: Kind) -> Response:
     """202 for what was just submitted; 200 if it ends within the time that the client would wait."""
-    headers = {"Location": entry.links.self}
+    headers, wait = {"Location": entry.links.self}, wait_of(request)
     if wait:
         entry = await service.watcher.ended(type(entry), entry.id, wait) or entry
     if entry.status in ENDED and wait:
@@ -53,7 +62,7 @@ async def looked_at(
     kind: type[Kind], request: Request, service: Service, owner: str, entry_id: str, wait: float
 ) -> Response:
     """How one stands, or how it has ended within the time."""
-    entry = await run_in_threadpool(service.find_entry, kind, owner, entry_id)
+    entry = await service.look_at(kind, owner, entry_id)
     if wait:
         entry = await service.watcher.ended(kind, entry_id, wait) or entry
     return as_json(request, entry)

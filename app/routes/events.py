@@ -7,7 +7,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from starlette.concurrency import run_in_threadpool
 
 from app.access import Owner, TheService
 from app.routes.answers import described
@@ -19,12 +18,12 @@ router = APIRouter()
 
 async def completion(service: TheService, owner: Owner, completion_id: str) -> Completion:
     """The completion that is to be followed; problems come before the stream begins."""
-    return await run_in_threadpool(service.find, owner, completion_id)
+    return await service.look_at(Completion, owner, completion_id)
 
 
 async def interpolation(service: TheService, owner: Owner, interpolation_id: str) -> Interpolation:
     """The interpolation that is to be followed."""
-    return await run_in_threadpool(service.find_entry, Interpolation, owner, interpolation_id)
+    return await service.look_at(Interpolation, owner, interpolation_id)
 
 
 @router.get(

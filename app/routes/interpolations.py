@@ -14,7 +14,7 @@ from app.errors import ProblemRaised
 from app.logs import request_id
 from app.queue import Ticket
 from app.routes.answers import as_file, described, get_and_head
-from app.routes.entries import IdempotencyKey, Wait, accepted, looked_at, page_of, wait_of
+from app.routes.entries import HEADERS, Wait, accepted, key_of, looked_at, page_of
 from app.routes.results import MEDIA_TYPES, files
 from app.routes.submission import within_rate
 from app.schemas import Interpolation, InterpolationList, InterpolationOptions, ListOptions, MeshFormat
@@ -29,6 +29,7 @@ router = APIRouter(prefix="/interpolations", tags=["interpolations"])
     status_code=202,
     response_model=Interpolation,
     dependencies=[Depends(within_rate)],
+    openapi_extra={"parameters": HEADERS},
     responses={
         200: {"model": Interpolation, "description": "It ended within the time of `Prefer: wait=N`."},
         **described(400, 404, 409, 422, 429, 503),
@@ -39,12 +40,10 @@ async def interpolate(
     service: TheService,
     owner: Owner,
     options: InterpolationOptions,
-    wait: Annotated[int, Depends(wait_of)],
-    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Queue an interpolation. Look at `Location` for it."""
-    made = await run_in_threadpool(_accepted, service, owner, options, idempotency_key)
-    return await accepted(request, service, made, wait)
+    made = await run_in_threadpool(_accepted, service, owner, options, key_of(request))
+    return await accepted(request, service, made)
 
 
 def _accepted(service: Service, owner: str, options: InterpolationOptions, key: str | None) -> Interpolation:

@@ -3,41 +3,41 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from tempfile import SpooledTemporaryFile
-from typing import Annotated, BinaryIO, NamedTuple, cast
+from typing import Annotated, BinaryIO, cast
 
-from fastapi import APIRouter, Depends, File, Form, Query, Request, Response, UploadFile
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
 
-from app.access import Owner, TheService
+from app.access import asking
 from app.errors import ProblemRaised
 from app.logs import request_id
 from app.queue import Ticket
 from app.routes.answers import described
-from app.routes.entries import IdempotencyKey, accepted, wait_of
+from app.routes.entries import HEADERS, accepted, key_of
+from app.routes.parsing import form_of, parameters, query_of
 from app.scans import Attachments, Upload
 from app.schemas import Completion, CompletionOptions, ProblemItem, Submission
 from app.service import Service
 from app.tracing import carried
 
-FIELDS = {"scan", "viewpoint", "intrinsics", "depth_scale", "camera_to_world", "mask", "color_image"}
 SUFFIXES = {"text/csv": ".csv", "text/plain": ".xyz", "model/obj": ".obj", "model/stl": ".stl"}
 """What a raw body is called whose first bytes do not tell its format."""
+
+FormFile = Annotated[
+    UploadFile, WithJsonSchema({"type": "string", "contentMediaType": "application/octet-stream"})
+]
 
 router = APIRouter(tags=["completions"])
 
 
-async def no_unknown_fields(request: Request) -> None:
-    """A misspelt field, or an option sent in the form, must not be passed over in silence."""
-    if unknown := (await request.form()).keys() - FIELDS:
-        detail = f"Unknown form fields: {sorted(unknown)}. Options go into the query, as in ?resolution=64."
-        raise ProblemRaised(400, "unknown_field", detail)
-
-
-async def within_rate(service: TheService, owner: Owner) -> None:
+async def within_rate(request: Request) -> None:
     """Raises a 429 problem for who submits too often."""
+    service, owner = await asking(request)
     if owner and (seconds := await run_in_threadpool(service.rate.hit, owner)):
         told = f"This key may submit {service.settings.rate_limit}. Try again in {seconds} seconds."
         raise ProblemRaised(429, "rate_limited", told, {"Retry-After": str(seconds)})
@@ -74,57 +74,52 @@ class Parcel:
             yield from (value if isinstance(value, bytes) else value.encode() for value in values)
 
 
-Load = Callable[[], Awaitable[Parcel]]
+class ScanForm(BaseModel):
+    """What comes beside the files is given once for all of them, or once for each in their order."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    scan: list[FormFile] = Field([], description="Point clouds and depth maps of one object.")
+    viewpoint: list[str] = Field([], description="Of point clouds: where the sensor stood, [x, y, z].")
+    intrinsics: list[str] = Field(
+        [], description='Of depth maps: {"fx", "fy", "cx", "cy"}, 3x3 or Open3D\'s.'
+    )
+    depth_scale: list[str] = Field(
+        [], description="Of depth maps: values per metre; unless told, 1000 for whole numbers, 1 for floats."
+    )
+    camera_to_world: list[str] = Field([], description="Of depth maps: 4x4, row by row.")
+    mask: list[FormFile] = Field([], description="Of depth maps: 8-bit PNG, white on the object.")
+    color_image: list[FormFile] = Field(
+        [], description="Of depth maps: 8-bit RGB PNG or JPEG of the same size."
+    )
+
+    async def parcel(self) -> Parcel:
+        """What came, in memory: once."""
+        uploads = [Upload(await _taken(file), file.filename or "") for file in self.scan]
+        masks = [await _taken(file) for file in self.mask]
+        colors = [await _taken(file) for file in self.color_image]
+        texts = self.viewpoint, self.intrinsics, self.depth_scale, self.camera_to_world
+        return Parcel(uploads, Attachments(*texts, masks, colors))
 
 
-async def parcel(
-    request: Request,
-    scan: Annotated[
-        list[UploadFile] | None, File(description="Point clouds and depth maps of one object.")
-    ] = None,
-    viewpoint: Annotated[
-        list[str] | None, Form(description="Of point clouds: where the sensor stood, [x, y, z].")
-    ] = None,
-    intrinsics: Annotated[
-        list[str] | None, Form(description='Of depth maps: {"fx", "fy", "cx", "cy"}, 3x3 or Open3D\'s.')
-    ] = None,
-    depth_scale: Annotated[
-        list[str] | None,
-        Form(
-            description="Of depth maps: values per metre; unless told, 1000 for whole numbers, 1 for floats."
-        ),
-    ] = None,
-    camera_to_world: Annotated[list[str] | None, Form(description="Of depth maps: 4x4, row by row.")] = None,
-    mask: Annotated[
-        list[UploadFile] | None, File(description="Of depth maps: 8-bit PNG, white on the object.")
-    ] = None,
-    color_image: Annotated[
-        list[UploadFile] | None, File(description="Of depth maps: 8-bit RGB PNG or JPEG of the same size.")
-    ] = None,
-) -> Load:
-    """What came, not yet in memory: the files of a form, or the raw body as the only one."""
-    files = [UploadedFile(file, file.filename or "") for file in scan or []] or [await _raw(request)]
-
-    async def load() -> Parcel:
-        uploads = [Upload(await file.read(), name) for file, name in files]
-        masks = [await file.read() for file in mask or []]
-        colors = [await file.read() for file in color_image or []]
-        beside = Attachments(
-            viewpoint or [], intrinsics or [], depth_scale or [], camera_to_world or [], masks, colors
-        )
-        return Parcel(uploads, beside)
-
-    return load
+async def _taken(file: UploadFile) -> bytes:
+    """What is in a file, which is closed then."""
+    data = await file.read()
+    await file.close()
+    return data
 
 
-class UploadedFile(NamedTuple):
-    """A file that came, and what it is called."""
+async def form_sent(request: Request) -> ScanForm:
+    """What came, not yet in memory: a form, or the raw body as its only file. Raises problems."""
+    form = await request.form()
+    # A misspelt field, or an option sent in the form, must not be passed over in silence.
+    if unknown := form.keys() - ScanForm.model_fields.keys():
+        detail = f"Unknown form fields: {sorted(unknown)}. Options go into the query, as in ?resolution=64."
+        raise ProblemRaised(400, "unknown_field", detail)
+    return form_of(form, ScanForm) if form.get("scan") else ScanForm(scan=[await _raw(request)])
 
-    file: UploadFile
-    name: str
 
-
-async def _raw(request: Request) -> UploadedFile:
+async def _raw(request: Request) -> UploadFile:
     """The body as a file: on the disk if it is large, as the files of a form are."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     forms = ("", "application/json", "multipart/form-data", "application/x-www-form-urlencoded")
@@ -138,41 +133,39 @@ async def _raw(request: Request) -> UploadedFile:
         missing = ProblemItem(pointer="/body/scan", detail=told)
         raise ProblemRaised(422, "invalid_request", told, errors=[missing])
     spooled.seek(0)
-    return UploadedFile(UploadFile(spooled), f"body{SUFFIXES.get(kind, '')}")
+    return UploadFile(spooled, filename=f"body{SUFFIXES.get(kind, '')}")
 
 
 @router.post(
     "/completions",
     status_code=202,
     response_model=Completion,
-    dependencies=[Depends(within_rate), Depends(no_unknown_fields)],
     responses={
         200: {"model": Completion, "description": "It ended within the time of `Prefer: wait=N`."},
         **described(400, 404, 409, 413, 415, 422, 429, 503),
     },
     openapi_extra={
+        "parameters": [*parameters(Submission), *HEADERS],
         "requestBody": {
-            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
-        }
+            "content": {
+                "multipart/form-data": {"schema": ScanForm.model_json_schema()},
+                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            }
+        },
     },
 )
-async def submit(
-    request: Request,
-    service: TheService,
-    owner: Owner,
-    asked: Annotated[Submission, Query()],
-    load: Annotated[Load, Depends(parcel)],
-    wait: Annotated[int, Depends(wait_of)],
-    idempotency_key: IdempotencyKey = None,
-) -> Response:
+async def submit(request: Request) -> Response:
     """Complete a scan of one file or several. Look at `Location` for the completion.
 
     What comes beside the files is given once for all of them, or once for each in their order.
     """
+    form, asked, key = await form_sent(request), query_of(request, Submission), key_of(request)
+    await within_rate(request)
+    service, owner = await asking(request)
     async with service.room:
-        sent = await load()
-        completion = await run_in_threadpool(_accepted, service, owner, asked, sent, idempotency_key)
-    return await accepted(request, service, completion, wait)
+        sent = await form.parcel()
+        completion = await run_in_threadpool(_accepted, service, owner, asked, sent, key)
+    return await accepted(request, service, completion)
 
 
 def _accepted(service: Service, owner: str, asked: Submission, sent: Parcel, key: str | None) -> Completion:
@@ -198,8 +191,8 @@ def _enqueued(
 ) -> Completion:
     """Store first, then enqueue: a worker never looks for a scan that is not there yet."""
     scan = service.read(sent.uploads, sent.beside)
-    service.storage.save_scan(completion_id, scan, sent.originals())
     try:
+        service.storage.save_scan(completion_id, scan, sent.originals())
         return service.queue.submit(completion_id, options, replace(ticket, warnings=scan.warnings))
     except BaseException:
         service.storage.remove(completion_id)

@@ -234,7 +234,9 @@ def test_an_unknown_form_field_is_400_and_named(api):
     assert "resolution" in problem(answer, 400, "unknown_field").detail
 
 
-def test_an_unknown_model_is_400_and_the_known_ones_are_told(api):
+def test_an_unknown_model_is_400_and_the_known_ones_are_told(api, settings):
+    (settings.checkpoints_dir.parent / "card.json").write_text("{}")
+    problem(submit(api, model=".."), 400, "unknown_model")
     assert "['tiny']" in problem(submit(api, model="unicorns"), 400, "unknown_model").detail
     problem(submit(api, model="../tiny"), 400, "unknown_model")
 

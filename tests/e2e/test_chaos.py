@@ -14,7 +14,7 @@ def test_no_completion_is_lost_or_done_twice_under_fire(
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     chosen = ("worker stopped under load", "API killed while clients submit", "queue killed", "disk full")
-    rows = besieged(tmp_path, {name: FAULTS[name] for name in chosen}, jobs=2)
+    rows = besieged(tmp_path, {name: FAULTS[name] for name in chosen}, jobs=2, hurry=True)
     assert told(rows) == 0
     assert len(rows) == 4 and sum(len(row.endings) for row in rows) >= 10
     assert all(row.recovery_s is not None for row in rows)
