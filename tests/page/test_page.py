@@ -196,7 +196,7 @@ def test_it_fits_a_phone_at_night(phone):
     assert not phone.console
 
 
-def test_the_way_from_one_completion_to_another_is_gone_by_a_slider(window, service):
+def test_the_way_from_one_completion_to_another_is_gone_by_a_slider(window, service, tmp_path):
     scans = [
         np.load(io.BytesIO(half_ball(seed))) * scale for seed, scale in ((0, [1, 1, 1]), (1, [1, 1.6, 1]))
     ]
@@ -217,6 +217,12 @@ def test_the_way_from_one_completion_to_another_is_gone_by_a_slider(window, serv
         page.wait_for_timeout(500)
         seen.append(window.pixels())
     assert all((one != two).any() for one, two in pairwise(seen))
+    with page.expect_download() as download:
+        page.get_by_role("button", name="PLY", exact=True).click()
+    assert download.value.suggested_filename == "ball 0-to-ball 1-7.ply"
+    file = tmp_path / "step.ply"
+    download.value.save_as(file)
+    assert trimesh.load(file).is_watertight
     page.get_by_role("button", name="Back to the completion").click()
     page.get_by_role("button", name="Scan", exact=True).wait_for()
     assert not window.console

@@ -112,6 +112,9 @@ def test_a_view_is_added_and_removed_again(window):
     page.get_by_text("600 points", exact=True).wait_for()
     page.get_by_role("list", name="Views").wait_for(state="detached")
     assert page.get_by_label("x, y, z").count() == 1
+    page.get_by_role("button", name="Remove one.npy").click()
+    page.get_by_role("button", name="Chair, points").wait_for()
+    assert drawn(window) == 0
 
 
 def test_files_dropped_on_the_right_of_the_stage_are_further_views(window):

@@ -128,8 +128,8 @@ export const interpolate = (model: string, from: string, to: string, count: numb
     body: JSON.stringify({ model, start: { completion: from }, end: { completion: to }, count, resolution: 64 }),
   });
 export const findInterpolation = (id: string): Promise<Interpolation> => json(`v1/interpolations/${id}`);
-export const stepFile = async (id: string, number: number): Promise<Blob> =>
-  (await call(`v1/interpolations/${id}/mesh?number=${number}`)).blob();
+export const stepFile = async (id: string, number: number, format: Format = "glb"): Promise<Blob> =>
+  (await call(`v1/interpolations/${id}/mesh?number=${number}&format=${format}`)).blob();
 
 /** Send a scan. The key makes the request safe to send again: a second one finds the first one's completion. */
 export async function submit(form: FormData, options: Record<string, string>): Promise<Completion> {

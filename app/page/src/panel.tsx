@@ -17,7 +17,7 @@ export function ScanCard() {
       <div class="row">
         <Pick primary={!scan} words={scan ? "Another scan…" : "Choose a scan…"} label="Scan files" pick={(files) => state.bring(files)} />
         {state.changeable.value && <Pick words="Add a view…" label="Files of further views" pick={(files) => state.bring(files, true)} />}
-        {!scan && <span class="quiet">or drop it anywhere</span>}
+        {!scan && <span class="quiet mouse">or drop it anywhere</span>}
       </div>
       {!scan && <small>Points: PLY, PCD, LAS, XYZ, CSV, NPY, OBJ, STL, GLB. Depth maps: PNG, TIFF, EXR, with a mask and a JSON of the camera beside them. Several files are views of one object.</small>}
       {!scan && <Examples />}

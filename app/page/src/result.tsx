@@ -96,7 +96,7 @@ function Result({ job }: { job: state.Job }) {
       {!state.way.value && <Alternatives count={job.now.options.samples} />}
       <WayTo />
       <Downloads />
-      <Facts report={report} />
+      {!state.way.value && <Facts report={report} />}
       <button class="wide" onClick={state.leave}>{state.scan.value && !state.scan.value.kept ? "Change the options" : "Close"}</button>
     </section>
   );
@@ -159,7 +159,7 @@ function Downloads() {
     <div class="downloads" role="group" aria-label="Download">
       <button class="primary" onClick={() => state.download("glb")}>Download GLB</button>
       {(["ply", "obj", "stl"] as const).map((format) => <button key={format} onClick={() => state.download(format)}>{format.toUpperCase()}</button>)}
-      <button onClick={() => state.download("json")}>Report</button>
+      {!state.way.value && <button onClick={() => state.download("json")}>Report</button>}
     </div>
   );
 }
@@ -173,8 +173,8 @@ function Facts({ report }: { report: Record<string, any> }) {
   const facts: [string, string | null][] = [
     ["Faces", state.shape.value ? state.shape.value.faces.toLocaleString("en") : null],
     ["Watertight", report.watertight === undefined ? null : report.watertight ? "yes" : "no"],
-    ["Size", Array.isArray(report.size) ? report.size.map(three).join(" × ") : null],
-    ["Surface sure to ±", deviation == null ? null : three(deviation)],
+    ["Size, scan's unit", Array.isArray(report.size) ? report.size.map(three).join(" × ") : null],
+    ["Sure to ±, scan's unit", deviation == null ? null : three(deviation)],
     ["Time", seconds === null ? null : `${three(seconds)} s`],
   ];
   return (

@@ -168,10 +168,17 @@ function shared(of: View, other: View, change: Partial<Facts>): Partial<Facts> {
   return Object.fromEntries(names.map((name) => [name, change[name]]));
 }
 
-/** Take one of several views off. */
+/** Take a view off; with the last one the scan is gone. */
 export async function drop(of: View): Promise<void> {
   const left = scan.value?.views.filter(({ id }) => id !== of.id) ?? [];
+  trouble.value = null;
   if (left.length) lay(scanOf(left, await viewer));
+  else clear();
+}
+
+function clear(): void {
+  scan.value = null;
+  stage.value?.showPoints(null, "+y");
 }
 
 /** Take the completion off the page; it goes on without it. */
@@ -186,9 +193,7 @@ export function leave(): void {
   way.value = null;
   shown.value = { scan: true, mesh: true, unsure: false };
   stage.value?.showShape(null);
-  if (!scan.value?.kept) return;
-  scan.value = null;
-  stage.value?.showPoints(null, "+y");
+  if (scan.value?.kept) clear();
 }
 
 /** Send the scan, and watch what becomes of it. */
@@ -217,8 +222,7 @@ function optionsOf({ model, pose, up, resolution, samples, plane }: Choice): Rec
 export const reopen = (item: Past): Promise<void> =>
   attempt(async () => {
     leave();
-    scan.value = null;
-    stage.value?.showPoints(null, "+y");
+    clear();
     try {
       const now = await api.find(item.id);
       const file = scans.has(item.id) ? null : await api.scanFile(item.id).catch(() => null);
@@ -333,19 +337,25 @@ export const stopJob = (): Promise<void> =>
     if (job.value) await api.cancel(job.value.id);
   });
 
-/** Save a file of the completion. */
+/** Save what is shown, the completion, an alternative or a step of the way; or the report. */
 export const download = (format: api.Format | "json"): Promise<void> =>
   attempt(async () => {
     const of = job.value;
     if (!of) return;
-    const file = format === "json" ? await api.reportFile(of.id) : await api.meshFile(of.id, format, sample.value);
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(file);
-    const stem = of.name.replace(/\.\w+( \+ \d+)?$/, "");
-    link.download = `${stem}-${format === "json" ? "report" : sample.value ? `alternative-${sample.value}` : "completed"}.${format}`;
+    link.href = URL.createObjectURL(await fileOf(of, format));
+    const step = way.value ? `to-${stemOf(way.value.to.name)}-${way.value.step}` : sample.value ? `alternative-${sample.value}` : "completed";
+    link.download = `${stemOf(of.name)}-${format === "json" ? "report" : step}.${format}`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
   });
+
+function fileOf({ id }: Job, format: api.Format | "json"): Promise<Blob> {
+  if (format === "json") return api.reportFile(id);
+  return way.value ? api.stepFile(way.value.now.id, way.value.step, format) : api.meshFile(id, format, sample.value);
+}
+
+const stemOf = (name: string): string => name.replace(/\.\w+( \+ \d+)?$/, "");
 
 /** Take a completion off the list, and off the service where it can forget. */
 export const discard = (item: Past): Promise<void> =>

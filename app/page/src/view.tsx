@@ -30,7 +30,7 @@ export function View() {
 function Hint({ over }: { over: boolean }) {
   if (over) return state.changeable.value ? null : <p class="hint big">Drop it here</p>;
   if (state.reading.value) return <p class="hint">Reading {state.reading.value}…</p>;
-  if (!state.scan.value && !state.job.value) return <p class="hint big"><img src="page/icon.svg" alt="" width="72" height="72" />Drop a scan here</p>;
+  if (!state.scan.value && !state.job.value) return <p class="hint big"><img src="page/icon.svg" alt="" width="72" height="72" /><span class="mouse">Drop a scan here</span><span class="touch">Your scan appears here</span></p>;
   if (!state.shape.value && !state.scan.value?.points && state.scan.value?.views.some(({ depth }) => depth)) return <p class="hint">Tell the camera's numbers, and its points appear here.</p>;
   return null;
 }

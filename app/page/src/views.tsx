@@ -20,7 +20,10 @@ function Alone({ view, name }: { view: View; name: string }) {
   return (
     <div class="summary">
       {view.depth && <Depth view={view} />}
-      <p><strong>{name}</strong><br /><span class="quiet">{sizeOf(view)}</span></p>
+      <div class="named">
+        <p><strong>{name}</strong><br /><span class="quiet">{sizeOf(view)}</span></p>
+        <Remove view={view} />
+      </div>
       {view.note && <p class="quiet">{view.note}</p>}
     </div>
   );
@@ -37,9 +40,14 @@ function OneOfSeveral({ view }: { view: View }) {
         {view.note && <p class="quiet">{view.note}</p>}
         {changeable && (view.kind === "depth" ? <CameraFields view={view} several /> : <Viewpoint view={view} />)}
       </details>
-      {changeable && <button class="icon-button" aria-label={`Remove ${view.name}`} onClick={() => state.drop(view)}>×</button>}
+      <Remove view={view} />
     </li>
   );
+}
+
+function Remove({ view }: { view: View }) {
+  if (!state.changeable.value) return null;
+  return <button class="icon-button" aria-label={`Remove ${view.name}`} onClick={() => state.drop(view)}>×</button>;
 }
 
 function sizeOf(view: View): string {
