@@ -25,8 +25,26 @@ class BadReport(Exception):
     """The file given by `--start` is none."""
 
 
+class NoMesh(Exception):
+    """There is no mesh: a word for programs, as the API has it, and why."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code, self.detail = code, detail
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Returns 0 with the mesh written, 1 with a message why there is none."""
+    try:
+        complete(arguments)
+    except NoMesh as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def complete(arguments: list[str] | None = None) -> None:
+    """Write the mesh that the arguments ask for. Raises NoMesh, and SystemExit for a mistake in them."""
     given, options = _given(arguments)
 
     from app.scans import ScanRefused
@@ -36,12 +54,13 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         _complete(given, options)
     except (ScanRefused, CompletionError) as error:
-        print(f"{error.code}: {error.detail}", file=sys.stderr)
-    except (BadCheckpoint, BadReport, OSError) as error:
-        print(error, file=sys.stderr)
-    else:
-        return 0
-    return 1
+        raise NoMesh(error.code, error.detail) from None
+    except BadCheckpoint as error:
+        raise NoMesh("unknown_model", str(error)) from None
+    except BadReport as error:
+        raise NoMesh("start_missing", str(error)) from None
+    except OSError as error:
+        raise NoMesh("file_error", str(error)) from None
 
 
 def _given(arguments: list[str] | None) -> tuple[argparse.Namespace, CompletionOptions]:

@@ -63,6 +63,25 @@ def test_help_loads_nothing_heavy():
         assert re.search(rf"\b{command}\b", told), command
 
 
+def test_help_is_there_at_once(capsys):
+    """By the processor's time, which a busy machine does not lengthen much."""
+    before = os.times()
+    shown = deepsdf("--help")
+    after = os.times()
+    took = after.children_user + after.children_system - before.children_user - before.children_system
+    with capsys.disabled():
+        print(f"\ndeepsdf --help: {took:.2f} s of one core")
+    assert shown.returncode == 0
+    assert took < 0.5  # 0.3 on a machine of one's own
+
+
+def test_the_shell_completes_commands_and_flags():
+    for words, wanted in (("deepsdf eval", "evaluate"), ("deepsdf complete --remove", "--remove-plane")):
+        asked = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        shown = deepsdf(_DEEPSDF_COMPLETE="complete_bash", **asked)
+        assert wanted in shown.stdout.split()
+
+
 def test_complete_has_a_flag_for_each_option_of_the_api():
     """But for `start_from`, which names a completion of a service."""
     flags = set(inspect.signature(cli.complete).parameters)
@@ -80,6 +99,7 @@ def test_scans_are_completed_here(balls, tiny_checkpoint, tmp_path):
     assert done.returncode == 1, done.stderr
     bad, *good = json.loads(done.stdout)
     assert not bad["succeeded"] and "letter" in bad["scans"][0]
+    assert bad["error"]["code"] == "invalid_ply" and bad["error"]["detail"] in done.stderr
     assert len(good) == 2
     for told in good:
         assert told["succeeded"] and told["watertight"]
@@ -164,6 +184,14 @@ def test_exit_codes_tell_mistakes_from_a_service_that_is_not_there(tmp_path):
     assert typed("complete", "--nonsense").exit_code == 2
 
 
+@pytest.mark.parametrize("more", [[], ["--url", "http://127.0.0.1:1"]], ids=["here", "service"])
+def test_a_wrong_option_is_told_before_anything_is_done(balls, tmp_path, more):
+    wrong = typed("complete", *balls, "-o", str(tmp_path), "--up", "sideways", *more)
+    assert wrong.exit_code == 2
+    assert "deepsdf complete" in wrong.stderr or "complete [OPTIONS]" in wrong.stderr
+    assert "--up: must be one of auto, +y" in wrong.stderr
+
+
 def test_what_has_a_main_of_its_own_gets_its_arguments_as_they_are(monkeypatch):
     started: list[list[str]] = []
     monkeypatch.setattr("os.execv", lambda _, command: started.append(command[1:]))
@@ -187,3 +215,21 @@ def test_the_doctor_finds_what_is_missing_and_says_what_to_do(settings, tiny_che
     amiss = {finding.what: finding.mend for finding in checks.of_installation(ill) if finding.mend}
     assert {"models", "queue"} <= amiss.keys() <= {"models", "queue", "device"}
     assert "DEEPSDF_CHECKPOINTS_DIR" in amiss["models"] and "REDIS_URL" in amiss["queue"]
+
+
+def test_the_doctor_names_each_package_that_cannot_be_imported(settings, monkeypatch):
+    asked = {"torch", "redis", "httpx2", "skimage", "PIL", "igl", "OpenEXR", "DracoPy", "structlog", "laspy"}
+    assert asked <= set(checks.required())
+    monkeypatch.setitem(sys.modules, "standardwebhooks", None)
+    monkeypatch.setitem(sys.modules, "pypcd4", None)
+    (packages,) = [one for one in checks.of_installation(settings) if one.what == "packages"]
+    assert (
+        "pypcd4" in packages.found and "standardwebhooks" in packages.found and "make setup" in packages.mend
+    )
+
+
+def test_a_package_that_every_command_needs_is_told_in_one_line(tmp_path):
+    (tmp_path / "pydantic.py").write_text("raise ImportError('pydantic is broken')")
+    ended = deepsdf("doctor", PYTHONPATH=str(tmp_path))
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr
+    assert "pydantic is broken" in ended.stderr and "make setup" in ended.stderr

@@ -62,7 +62,12 @@ def window(browser: Browser, service: Service) -> Iterator[Visit]:
 def phone(browser: Browser, service: Service) -> Iterator[Visit]:
     """A phone at night."""
     service.ready()
-    how = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "has_touch": True, "is_mobile": True}
+    how = {
+        "viewport": {"width": 390, "height": 844},
+        "color_scheme": "dark",
+        "has_touch": True,
+        "is_mobile": True,
+    }
     yield from visit(browser, str(service.client.http.base_url), **how)
 
 

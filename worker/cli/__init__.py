@@ -132,5 +132,10 @@ def doctor(url: Url = None, json: AsJson = False) -> None:
 
 
 def main() -> None:
-    """The console script."""
-    app(prog_name="deepsdf")
+    """The console script. A package that is missing is told in one line."""
+    try:
+        app(prog_name="deepsdf")
+    except ImportError as error:
+        sys.exit(
+            f"{error}. The installation is not whole: `make setup` mends it, `deepsdf doctor` says more."
+        )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import shutil
 import socket
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib import metadata
 
-from rich.console import Console
+import typer
 
 from app.settings import Settings, get_settings
 from worker.cli.exits import FAILED, OK
@@ -27,18 +29,9 @@ class Finding:
 
 
 FREE_BYTES = 2 * 2**30
-PACKAGES = (
-    "fastapi",
-    "rq",
-    "redis",
-    "trimesh",
-    "scipy",
-    "skimage",
-    "igl",
-    "safetensors",
-    "DracoPy",
-    "OpenEXR",
-)
+DISTRIBUTION = "deepsdf-service"
+MODULES = {"libigl": "igl", "openexr": "OpenEXR", "pillow": "PIL", "scikit-image": "skimage"}
+"""What is imported under another name than it is installed by."""
 
 
 def main(url: str | None, as_json: bool) -> int:
@@ -52,14 +45,14 @@ def main(url: str | None, as_json: bool) -> int:
 
 
 def _print(findings: list[Finding]) -> None:
-    console = Console()
+    """Without rich, which may be what is missing."""
     for finding in findings:
-        mark = "[red]✗[/]" if finding.mend else "[green]✓[/]"
-        console.print(f"{mark} {finding.what}: {finding.found}", highlight=False)
+        mark = typer.style("✗", fg="red") if finding.mend else typer.style("✓", fg="green")
+        typer.echo(f"{mark} {finding.what}: {finding.found}")
         if finding.mend:
-            console.print(f"    {finding.mend}", highlight=False, markup=False)
+            typer.echo(f"    {finding.mend}")
     amiss = sum(bool(finding.mend) for finding in findings)
-    console.print(f"\n{amiss} to mend" if amiss else "\nAll is well: `deepsdf serve` starts the service.")
+    typer.echo(f"\n{amiss} to mend" if amiss else "\nAll is well: `deepsdf serve` starts the service.")
 
 
 def of_installation(settings: Settings) -> list[Finding]:
@@ -83,16 +76,23 @@ def _python(_: Settings) -> Finding:
     return Finding("Python", version, "" if sys.version_info >= (3, 11) else "Use Python 3.11 or newer.")
 
 
+def required() -> list[str]:
+    """The modules of all packages that the installation asks for, extras aside."""
+    asked = [line for line in metadata.requires(DISTRIBUTION) or [] if "extra ==" not in line]
+    names = [re.split(r"[^\w-]", line)[0] for line in asked]
+    return [MODULES.get(name.lower(), name.replace("-", "_")) for name in names]
+
+
 def _packages(_: Settings) -> Finding:
-    missing = []
-    for name in PACKAGES:
+    modules, missing = required(), []
+    for name in modules:
         try:
             importlib.import_module(name)
-        except ImportError:
-            missing.append(name)
+        except ImportError as error:
+            missing.append(f"{name} ({error})")
     if missing:
-        return Finding("packages", f"{', '.join(missing)} missing", "Install them: make setup")
-    return Finding("packages", f"{len(PACKAGES)} of {len(PACKAGES)} can be imported")
+        return Finding("packages", f"cannot import {', '.join(missing)}", "Install them: make setup")
+    return Finding("packages", f"all {len(modules)} can be imported")
 
 
 def _device(settings: Settings) -> Finding:

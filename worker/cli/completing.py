@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from app.client import Client, ProblemError
 from app.schemas import Completion, CompletionOptions
-from worker.cli.exits import FAILED, OK, USAGE
+from worker.cli.exits import FAILED, OK
 from worker.cli.remote import connect, unreachable
 
 TOLD = ("viewpoint", "intrinsics", "depth_scale", "camera_to_world")
@@ -54,12 +54,14 @@ class Work:
     def of(cls, given: Mapping[str, Any]) -> Work:
         """From the parameters of the command, by their names. Raises typer.BadParameter."""
         names = set(CompletionOptions.model_fields) & given.keys()
-        jobs = _jobs(given)
-        return cls(
-            jobs=jobs,
-            options={name: given[name] for name in sorted(names) if given[name] is not None},
-            as_json=given["json"],
-        )
+        options = {name: given[name] for name in sorted(names) if given[name] is not None}
+        try:
+            CompletionOptions.model_validate(options)
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            why = wrong["msg"].removeprefix("Value error, ")
+            raise typer.BadParameter(f"--{_flag(str(wrong['loc'][0]))}: {why}") from None
+        return cls(jobs=_jobs(given), options=options, as_json=given["json"])
 
 
 def _jobs(given: Mapping[str, Any]) -> list[Job]:
@@ -82,9 +84,13 @@ def _of_job(name: str, values: list[Any], index: int, count: int) -> list[Any]:
     if count == 1 or len(values) == 1:
         return values
     if len(values) != count:
-        flag = f"--{name.replace('_', '-')}"
-        raise typer.BadParameter(f"{flag} is given {len(values)} times for {count} files: once, or for each")
+        times = f"{len(values)} times for {count} files"
+        raise typer.BadParameter(f"--{_flag(name)} is given {times}: once, or for each")
     return [values[index]]
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")
 
 
 def local(work: Work) -> int:
@@ -94,7 +100,12 @@ def local(work: Work) -> int:
     told = []
     for job in work.jobs:
         given = [*map(str, job.scans), str(job.mesh), *_flags(work, job), "--report", str(job.report)]
-        told.append(_told(job, alone.main(given) == OK))
+        try:
+            alone.complete(given)
+        except alone.NoMesh as error:
+            told.append(_failed(job, error.code, error.detail))
+        else:
+            told.append(_told(job, True))
     return _end(work, told)
 
 
@@ -106,11 +117,11 @@ def _flags(work: Work, job: Job) -> list[str]:
     for name, value in work.options.items():
         if name not in OPTIONS:
             continue
-        flag = name.replace("_", "-")
-        flags += [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}={value}"]
+        switch = f"--{'' if value else 'no-'}{_flag(name)}"
+        flags += [switch] if isinstance(value, bool) else [f"--{_flag(name)}={value}"]
     beside: dict[str, list[Any]] = {**job.told, **job.files}
     for name, values in beside.items():
-        flags += [f"--{name.replace('_', '-')}={value}" for value in values]
+        flags += [f"--{_flag(name)}={value}" for value in values]
     return flags
 
 
@@ -137,10 +148,6 @@ def remote(work: Work, url: str, key: str | None) -> int:
             told = everything(client, work, bars)
     except httpx2.TransportError as error:
         return unreachable(url, error)
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        print(f"--{str(wrong['loc'][0]).replace('_', '-')}: {wrong['msg']}", file=sys.stderr)
-        return USAGE
     return _end(work, told)
 
 
@@ -163,7 +170,6 @@ def _is_busy(submitted: Completion | ProblemError) -> bool:
 
 
 def _submit(client: Client, job: Job, work: Work) -> Completion | ProblemError:
-    CompletionOptions.model_validate(work.options)
     masks, colors = job.files.get("mask"), job.files.get("color_image")
     try:
         return client.submit(job.scans, mask=masks, color_image=colors, form=job.told, **work.options)
