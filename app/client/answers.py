@@ -57,21 +57,45 @@ def options_of(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
+LISTENING = httpx2.Timeout(30, read=60)
+"""The service says something at least every 15 s."""
+
+
 @dataclass
 class EventReader:
-    """Server-sent events, line by line."""
+    """Server-sent events, line by line, over connections that may break."""
 
     data: list[str] = field(default_factory=list)
+    last_id: str = ""
+    breaks: int = 0  # since the last event
 
     def feed(self, line: str) -> Completion | None:
         """The completion of an event that this line ends, if it carries one."""
-        if line.startswith("data:"):
-            self.data.append(line[5:].removeprefix(" "))
-            return None
+        name, _, value = line.partition(":")
+        if name == "id":
+            self.last_id = value.strip()
+        if name == "data":
+            self.data.append(value.removeprefix(" "))
         if line.strip() or not self.data:
             return None
-        told, self.data = "\n".join(self.data), []
+        told, self.data, self.breaks = "\n".join(self.data), [], 0
         return Completion.model_validate_json(told)
+
+    def headers(self) -> dict[str, str]:
+        """What tells the service where to go on."""
+        return {"Last-Event-ID": self.last_id} if self.last_id else {}
+
+    def pause_after(self, broken: httpx2.TransportError) -> float:
+        """Seconds to wait before the next connection. Raises `broken` when several have told nothing."""
+        self.data, self.breaks = [], self.breaks + 1
+        if self.breaks >= TRIES:
+            raise broken
+        return pause_after(None, self.breaks)
+
+
+def ended_early() -> httpx2.TransportError:
+    """The events are over, and the completion is not."""
+    return httpx2.RemoteProtocolError("the events ended before the completion did")
 
 
 def as_trimesh(ply: bytes) -> trimesh.Trimesh:

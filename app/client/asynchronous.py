@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from types import TracebackType
@@ -15,16 +15,18 @@ from numpy.typing import ArrayLike
 
 from app.client.answers import (
     BUSY,
+    LISTENING,
     TRIES,
     EventReader,
     as_trimesh,
     checked,
+    ended_early,
     headers_of,
     options_of,
     pause_after,
     sent_once,
 )
-from app.client.scans import Files, Scan, form_of, parts_of, parts_of_scans
+from app.client.scans import Camera, Files, Scan, form_of, parts_of, parts_of_scans
 from app.schemas import ENDED, Completion, CompletionList, MeshFormat, ModelCard, ModelList, Status
 
 if TYPE_CHECKING:
@@ -60,8 +62,8 @@ class AsyncClient:
         viewpoint: ArrayLike | None = None,
         mask: Files | None = None,
         color_image: Files | None = None,
-        intrinsics: Mapping[str, float] | ArrayLike | None = None,
-        depth_scale: float | None = None,
+        intrinsics: Camera | Sequence[Camera] | None = None,
+        depth_scale: float | Sequence[float] | None = None,
         camera_to_world: ArrayLike | None = None,
         **options: Any,
     ) -> AsyncCompletion:
@@ -113,17 +115,27 @@ class AsyncClient:
         raise TimeoutError(f"completion {completion_id} has not ended after {timeout_s:g} s")
 
     async def events(self, completion_id: str) -> AsyncIterator[Completion]:
-        """Each state of the completion as the service tells it, until it has ended."""
+        """Each state of the completion as the service tells it, until it has ended.
+
+        Where the connection breaks, it is taken up again. Raises httpx2.TransportError when that fails.
+        """
         reader, path = EventReader(), f"/v1/completions/{completion_id}/events"
-        async with self.http.stream("GET", path, timeout=httpx2.Timeout(30, read=60)) as answer:
-            if not answer.is_success:
-                await answer.aread()
-                checked(answer)
-            async for line in answer.aiter_lines():
-                if (now := reader.feed(line)) is not None:
-                    yield now
-                    if now.status in ENDED:
-                        return
+        while True:
+            broken: httpx2.TransportError = ended_early()
+            try:
+                more: Any = {"headers": reader.headers(), "timeout": LISTENING}
+                async with self.http.stream("GET", path, **more) as answer:
+                    if not answer.is_success:
+                        await answer.aread()
+                        checked(answer)
+                    async for line in answer.aiter_lines():
+                        if (now := reader.feed(line)) is not None:
+                            yield now
+                            if now.status in ENDED:
+                                return
+            except httpx2.TransportError as error:
+                broken = error
+            await asyncio.sleep(reader.pause_after(broken))
 
     async def mesh(self, completion_id: str, *, format: MeshFormat = "glb", sample: int = 0) -> bytes:
         """The completed mesh, or the alternative 1, 2, … to it."""

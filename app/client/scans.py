@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Files = Path | bytes | Sequence[Path | bytes]
+Camera = Mapping[str, float] | ArrayLike
 Part = tuple[str, tuple[str, bytes]]
 
 
@@ -79,20 +80,40 @@ def _npz(cloud: HasPoints) -> bytes:
 
 def form_of(
     viewpoint: ArrayLike | None,
-    intrinsics: Mapping[str, float] | ArrayLike | None,
-    depth_scale: float | None,
+    intrinsics: Camera | Sequence[Camera] | None,
+    depth_scale: float | Sequence[float] | None,
     camera_to_world: ArrayLike | None,
-) -> dict[str, str]:
-    """The fields beside the files, as the JSON texts that the API takes; each is of all files."""
-    camera = intrinsics if intrinsics is None or isinstance(intrinsics, Mapping) else _plain(intrinsics)
+) -> dict[str, list[str]]:
+    """The fields beside the files, as the JSON texts that the API takes: one of all files, or one of each.
+
+    Raises ValueError for an array of another shape than (3,), (3, 3) or (4, 4), or several of them.
+    """
     given = {
-        "viewpoint": None if viewpoint is None else _plain(viewpoint),
-        "intrinsics": dict(camera) if isinstance(camera, Mapping) else camera,
-        "depth_scale": depth_scale,
-        "camera_to_world": None if camera_to_world is None else _plain(camera_to_world),
+        "viewpoint": _each("viewpoint", viewpoint, (3,)),
+        "intrinsics": _cameras(intrinsics),
+        "depth_scale": _each("depth_scale", depth_scale, ()),
+        "camera_to_world": _each("camera_to_world", camera_to_world, (4, 4)),
     }
-    return {name: json.dumps(value) for name, value in given.items() if value is not None}
+    return {name: [json.dumps(value) for value in values] for name, values in given.items() if values}
 
 
-def _plain(array: ArrayLike) -> Any:
-    return np.asarray(array, dtype=float).tolist()
+def _cameras(intrinsics: Camera | Sequence[Camera] | None) -> list[Any]:
+    if isinstance(intrinsics, Mapping):
+        return [dict(intrinsics)]
+    if isinstance(intrinsics, list | tuple) and any(isinstance(one, Mapping) for one in intrinsics):
+        return [camera for one in intrinsics for camera in _cameras(one)]
+    return _each("intrinsics", intrinsics, (3, 3))
+
+
+def _each(name: str, values: Any, shape: tuple[int, ...]) -> list[Any]:
+    """An array of this shape as the only one, an array of such arrays one by one."""
+    if values is None:
+        return []
+    array = np.asarray(values, dtype=float)
+    if array.shape == shape:
+        return [array.tolist()]
+    if array.shape[1:] == shape and array.ndim > len(shape):
+        return [one.tolist() for one in array]
+    raise ValueError(
+        f"{name} has the shape {array.shape}, not {shape}, and not (N, …) with one for each file"
+    )

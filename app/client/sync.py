@@ -14,16 +14,18 @@ from numpy.typing import ArrayLike
 
 from app.client.answers import (
     BUSY,
+    LISTENING,
     TRIES,
     EventReader,
     as_trimesh,
     checked,
+    ended_early,
     headers_of,
     options_of,
     pause_after,
     sent_once,
 )
-from app.client.scans import Files, Scan, form_of, parts_of, parts_of_scans
+from app.client.scans import Camera, Files, Scan, form_of, parts_of, parts_of_scans
 from app.schemas import ENDED, Completion, CompletionList, MeshFormat, ModelCard, ModelList, Status
 
 if TYPE_CHECKING:
@@ -63,8 +65,8 @@ class Client:
         viewpoint: ArrayLike | None = None,
         mask: Files | None = None,
         color_image: Files | None = None,
-        intrinsics: Mapping[str, float] | ArrayLike | None = None,
-        depth_scale: float | None = None,
+        intrinsics: Camera | Sequence[Camera] | None = None,
+        depth_scale: float | Sequence[float] | None = None,
         camera_to_world: ArrayLike | None = None,
         **options: Any,
     ) -> RemoteCompletion:
@@ -72,7 +74,8 @@ class Client:
 
         A scan is a path, the bytes of a file, an array (N, 3), or a cloud of Open3D or trimesh; a list holds
         views of one object. `viewpoint` (3,) is the sensor's place in the scan's frame and unit;
-        `intrinsics` (3, 3) or fx, fy, cx, cy in pixels; `camera_to_world` (4, 4). Options are the API's.
+        `intrinsics` (3, 3) or fx, fy, cx, cy in pixels; `camera_to_world` (4, 4). Of several views, give one
+        for all or one for each, as (N, 4, 4). Options are the API's. Raises ValueError for other shapes.
         """
         files = [*parts_of_scans(scan), *parts_of("mask", mask), *parts_of("color_image", color_image)]
         form = form_of(viewpoint, intrinsics, depth_scale, camera_to_world)
@@ -140,17 +143,26 @@ class Client:
         raise TimeoutError(f"completion {completion_id} has not ended after {timeout_s:g} s")
 
     def events(self, completion_id: str) -> Iterator[Completion]:
-        """Each state of the completion as the service tells it, until it has ended."""
+        """Each state of the completion as the service tells it, until it has ended.
+
+        Where the connection breaks, it is taken up again. Raises httpx2.TransportError when that fails.
+        """
         reader, path = EventReader(), f"/v1/completions/{completion_id}/events"
-        with self.http.stream("GET", path, timeout=httpx2.Timeout(30, read=60)) as answer:
-            if not answer.is_success:
-                answer.read()
-                checked(answer)
-            for line in answer.iter_lines():
-                if (now := reader.feed(line)) is not None:
-                    yield now
-                    if now.status in ENDED:
-                        return
+        while True:
+            broken: httpx2.TransportError = ended_early()
+            try:
+                with self.http.stream("GET", path, headers=reader.headers(), timeout=LISTENING) as answer:
+                    if not answer.is_success:
+                        answer.read()
+                        checked(answer)
+                    for line in answer.iter_lines():
+                        if (now := reader.feed(line)) is not None:
+                            yield now
+                            if now.status in ENDED:
+                                return
+            except httpx2.TransportError as error:
+                broken = error
+            time.sleep(reader.pause_after(broken))
 
     def mesh(self, completion_id: str, *, format: MeshFormat = "glb", sample: int = 0) -> bytes:
         """The completed mesh, or the alternative 1, 2, … to it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 from types import SimpleNamespace
 
 import httpx2
@@ -146,3 +147,73 @@ def test_several_views_are_several_parts_of_one_scan():
     body = seen[0].read()
     assert body.count(b'name="scan"') == 2 and b"[1.0, 2.0, 3.0]" in body
     assert np.load(io.BytesIO(body[body.index(b"\x93NUMPY") :])).shape == (600, 3)
+
+
+def test_each_view_has_its_own_pose_and_camera():
+    turn = np.eye(4)
+    camera = {"fx": 1.0, "fy": 1.0, "cx": 0.0, "cy": 0.0}
+    seen: list[httpx2.Request] = []
+    client = stumbling([], seen)
+    client.complete([b"one", b"two"], intrinsics=[camera, np.eye(3)], camera_to_world=[turn, 2 * turn])
+    body = seen[0].read()
+    assert body.count(b'name="camera_to_world"') == body.count(b'name="intrinsics"') == 2
+    assert b'{"fx": 1.0' in body and b"[[1.0, 0.0, 0.0], " in body and b"[[2.0, 0.0" in body
+    client.complete(b"one", intrinsics=np.eye(3), depth_scale=5000)
+    assert seen[1].read().count(b'name="intrinsics"') == 1
+    with pytest.raises(ValueError, match="viewpoint"):
+        client.complete(half_ball(), viewpoint=[1, 2])
+
+
+def event(number: int, status: str) -> bytes:
+    """A server-sent event, as the service tells it."""
+    now = {"id": "0" * 32, "status": status, "options": {}, "created_at": "2026-01-01T00:00:00Z"}
+    told = json.dumps({**now, "links": dict.fromkeys(Links.model_fields, "/")})
+    return f"event: status\nid: {number}\ndata: {told}\n\n".encode()
+
+
+class Breaking(httpx2.SyncByteStream, httpx2.AsyncByteStream):
+    """An answer whose connection breaks after these bytes."""
+
+    def __init__(self, told: bytes) -> None:
+        self.told = told
+
+    def __iter__(self):
+        yield self.told
+        raise httpx2.ReadError("gone")
+
+    async def __aiter__(self):
+        yield self.told
+        raise httpx2.ReadError("gone")
+
+
+def test_events_go_on_where_a_connection_broke(monkeypatch):
+    monkeypatch.setattr("app.client.answers.pause_after", lambda *_: 0)
+    heard_last: list[str | None] = []
+    parts = [
+        Breaking(event(1, "queued") + b'data: {"half'),
+        httpx2.ByteStream(event(2, "running")),
+        Breaking(b""),
+        httpx2.ByteStream(event(3, "succeeded")),
+    ]
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        heard_last.append(request.headers.get("last-event-id"))
+        return httpx2.Response(200, stream=parts[len(heard_last) - 1])
+
+    client = Client()
+    client.http = httpx2.Client(base_url="http://one", transport=httpx2.MockTransport(answer))
+    assert [now.status for now in client.events("0" * 32)] == ["queued", "running", "succeeded"]
+    assert heard_last == [None, "1", "2", "2"]
+
+    async def run() -> list[str]:
+        other = AsyncClient()
+        other.http = httpx2.AsyncClient(base_url="http://one", transport=httpx2.MockTransport(answer))
+        return [now.status async for now in other.events("0" * 32)]
+
+    heard_last.clear()
+    assert asyncio.run(run()) == ["queued", "running", "succeeded"]
+    heard_last.clear()
+    parts[:] = [Breaking(b"") for _ in range(9)]
+    with pytest.raises(httpx2.TransportError):
+        list(client.events("0" * 32))
+    assert len(heard_last) < 9
