@@ -61,11 +61,11 @@ def main() -> None:
 
 
 def _confine(memory: int) -> None:
-    """So many bytes more than now, no files written, no core dumps."""
+    """So many bytes more than now, no files written (but one in memory: `app.scans.e57`), no core dumps."""
     if (pages := Path("/proc/self/statm")).exists():  # elsewhere than on Linux memory has no limit
         now = int(pages.read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (now + memory, now + memory))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 

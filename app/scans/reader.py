@@ -7,13 +7,13 @@ from dataclasses import dataclass, fields, replace
 from pathlib import PurePath
 from typing import TypeVar
 
-from app.scans import arrays, camera, clouds, images, lidar, meshes
+from app.scans import arrays, camera, clouds, e57, images, lidar, meshes
 from app.scans.depth import DepthMap, read_depth_map
 from app.scans.fields import parse_json, viewpoint_of
 from app.scans.scan import Scan, ScanRefused, ScanView, checked, checked_view, too_many_points
 
 FORMATS = (
-    "PLY, PCD, LAS, LAZ, XYZ, CSV, NPY or NPZ point clouds, OBJ, OFF, STL or GLB meshes, "
+    "PLY, PCD, LAS, LAZ, E57, XYZ, CSV, NPY or NPZ point clouds, OBJ, OFF, STL or GLB meshes, "
     "or PNG, TIFF, EXR or NPY depth maps with `intrinsics`"
 )
 MAX_FILES = 64
@@ -75,7 +75,7 @@ def read_scan(
         else:
             reading.take_cloud(upload, next(places))
     up = "-y" if any(given.camera_to_world is None for given in maps) else "+y"
-    if all(upload.data.startswith(lidar.LAS) for upload in uploads):
+    if all(upload.data.startswith((lidar.LAS, e57.E57)) for upload in uploads):
         up = "+z"  # whose third coordinate is the height
     return checked(Scan(reading.views, up, reading.told), limits.points)
 
@@ -188,6 +188,7 @@ BY_FIRST_BYTES: tuple[tuple[tuple[bytes, ...], CloudReader], ...] = (
     ((b"PK\x03\x04",), clouds.read_npz),
     ((lidar.LAS,), lidar.read_las),
     ((b"# .PCD", b"VERSION "), lidar.read_pcd),
+    ((e57.E57,), e57.read_e57),
     ((b"glTF",), meshes.read_glb),
     ((b"OFF", b"COFF", b"NOFF", b"CNOFF"), meshes.read_off),
 )

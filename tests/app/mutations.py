@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import tempfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from scan_files import INTRINSICS, depth_map, exr, jpeg, npy, npz, ply, png, sphere, tiff
-from test_formats import BALL, POINTS, las, pcd
+from test_formats import BALL, POINTS, e57, las, pcd
 
 FLOATS = (depth_map()[0] / 1000).astype(np.float32)
 HUGE = [
@@ -43,6 +44,7 @@ def sound() -> dict[str, bytes]:
         "a.las": las(),
         "a.laz": las(packed=True),
         **{f"{encoding}.pcd": pcd(encoding) for encoding in ("ascii", "binary", "binary_compressed")},
+        **({"a.e57": e57(({"points": POINTS}, [0, 0, 0]))} if find_spec("pye57") else {}),
         "a.off": BALL.export(file_type="off").encode(),
         "a.stl": BALL.export(file_type="stl"),
         "ascii.stl": BALL.export(file_type="stl_ascii").encode(),

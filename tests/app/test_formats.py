@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
 
 import laspy
 import numpy as np
@@ -12,7 +16,7 @@ import trimesh
 from pypcd4 import Encoding, PointCloud
 from scan_files import npy, npz, ply, sphere
 
-from app.scans import Limits, ScanRefused, Upload, read_scan
+from app.scans import Limits, Readers, Scan, ScanRefused, Upload, read_scan
 
 POINTS = sphere()
 NORMALS = POINTS / np.linalg.norm(POINTS, axis=1, keepdims=True)
@@ -181,3 +185,78 @@ def test_more_points_than_are_taken_are_refused(data, name):
         (413, "too_many_points"),
         (413, "unpacks_too_large"),
     )
+
+
+# E57
+
+
+has_e57 = pytest.mark.skipif(find_spec("pye57") is None, reason="pye57 is not installed")
+
+
+def e57(*scans):
+    """A file of one scan or several, each turned a quarter about z and moved to its place."""
+    import pye57
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.e57"
+        with pye57.E57(str(path), mode="w") as file:
+            for columns, place in scans:
+                axes = ("cartesianX", "cartesianY", "cartesianZ")
+                names = dict(zip(axes, columns["points"].T, strict=True))
+                if "colors" in columns:
+                    names |= zip(("colorRed", "colorGreen", "colorBlue"), columns["colors"].T, strict=True)
+                turn = np.array([np.cos(np.pi / 4), 0, 0, np.sin(np.pi / 4)])
+                file.write_scan_raw(names, rotation=turn, translation=np.array(place, float))
+        return path.read_bytes()
+
+
+@has_e57
+def test_e57_has_its_points_in_the_files_frame_its_colours_and_its_place():
+    scan = read(e57(({"points": POINTS, "colors": COLORS}, [1, 2, 3])))
+    x, y, z = POINTS.T
+    turned = np.stack([1 - y, 2 + x, 3 + z], axis=1)
+    np.testing.assert_allclose(scan.views[0].points, turned, atol=1e-9)
+    np.testing.assert_array_equal(scan.views[0].colors, COLORS)
+    np.testing.assert_allclose(scan.views[0].viewpoint, [1, 2, 3])
+    assert scan.up == "+z" and not scan.warnings
+
+
+@has_e57
+def test_the_scans_of_an_e57_are_joined_and_that_is_told():
+    scan = read(e57(({"points": POINTS}, [0, 0, 0]), ({"points": POINTS}, [5, 0, 0])))
+    assert len(scan.views[0].points) == 2 * len(POINTS) and scan.views[0].viewpoint is None
+    assert "2 scans" in scan.warnings[0]
+
+
+@has_e57
+def test_a_bad_e57_is_refused_before_its_library_sees_more_than_it_must():
+    good = e57(({"points": POINTS}, [0, 0, 0]))
+    offset = int.from_bytes(good[24:32], "little")
+    utf16 = good.replace(b'"UTF-8"', b'"UTF16"')
+    typed = bytearray(good)
+    typed[offset + 60 : offset + 69] = b"<!DOCTYPE"
+    for bad in (good[:-1024], good[:40], good + b"x", utf16, bytes(typed)):
+        with pytest.raises(ScanRefused) as refusal:
+            read(bytes(bad))
+        assert refusal.value.code == "invalid_e57"
+    with pytest.raises(ScanRefused, match="points"):
+        read(good, points=100)
+
+
+@has_e57
+def test_an_e57_is_read_in_the_child_which_may_write_no_other_file():
+    readers = Readers(count=1, memory=2**31, seconds=60)
+    try:
+        packed = readers.read([Upload(e57(({"points": POINTS}, [0, 0, 0])), "a")])
+    finally:
+        readers.close()
+    assert len(Scan.from_bytes(packed.to_bytes()).views[0].points) == len(POINTS)
+
+
+@has_e57
+def test_without_its_library_an_e57_is_refused_with_the_reason(monkeypatch):
+    good = e57(({"points": POINTS}, [0, 0, 0]))
+    monkeypatch.setitem(sys.modules, "pye57", None)
+    with pytest.raises(ScanRefused, match="extra") as refusal:
+        read(good)
+    assert (refusal.value.status, refusal.value.code) == (415, "unknown_format")

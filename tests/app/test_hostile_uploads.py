@@ -58,7 +58,7 @@ def rigid(scale=1.0, last=1.0):
 
 CLOUDS = {
     "empty": ("a.ply", b"", 422, "empty_file"),
-    "unknown format": ("a.e57", b"ASTM-E57" + bytes(100), 415, "unknown_format"),
+    "unknown format": ("a.rcp", b"AutoDesk" + bytes(100), 415, "unknown_format"),
     "jpeg": ("a.jpg", b"\xff\xd8\xff\xe0" + bytes(100), 415, "unknown_format"),
     "gzip": ("a.ply.gz", b"\x1f\x8b\x08" + bytes(100), 415, "unknown_format"),
     "no name": ("x", b"1 2 3\n" * 100, 415, "unknown_format"),

@@ -164,7 +164,8 @@ def test_stopping_leaves_no_process_and_starting_again_loses_nothing(tiny_checkp
     service = start_service(tmp_path / "data", tiny_checkpoint, lease_s="3")
     service.ready()
     assert service.client.status(done.id) == done
-    running(service, first)  # once more
+    running(service, first)  # once more: it was handed back, which costs no attempt
+    assert service.client.status(first.id).attempt == 1
     service.client.cancel(first.id)
     assert service.client.wait(second.id, timeout_s=150).status == "succeeded"
 
