@@ -68,6 +68,7 @@ def test_no_endpoint_shows_or_touches_the_completions_of_others(keyed, settings)
         keyed.post("/v1/interpolations", json={"model": "tiny", **ends}, headers=BOB), 404, "unknown_start"
     )
     assert keyed.get("/v1/completions", headers=BOB).json()["completions"] == []
+    assert keyed.get("/v1/interpolations", headers=BOB).json()["interpolations"] == []
     problem(submit(keyed, BOB, start_from=made["id"]), 404, "unknown_start")
     assert keyed.get(made["links"]["mesh"], headers=ALICE).content == b"glb"
     assert sorted(settings.data_dir.rglob("*")) == stored
