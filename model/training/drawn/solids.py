@@ -42,7 +42,8 @@ def superellipse(power: float, count: int) -> Floats:
     angle = 2 * np.pi * (np.arange(count) + 0.5) / count
     both = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     reach = (np.abs(both) ** power).sum(axis=1) ** (-1 / power)
-    return both * reach[:, None]
+    points: Floats = both * reach[:, None]
+    return points
 
 
 def rod(path: Floats, across: ArrayLike, power: float = 2.0, side: ArrayLike = (1, 0, 0)) -> Floats:

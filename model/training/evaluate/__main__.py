@@ -25,7 +25,7 @@ from model.training.evaluate.sheets import draw, reliability, sheets
 from model.training.evaluate.summary import print_tables, summary
 from model.training.evaluate.tasks import OF_UNSEEN_SHAPES, SECTIONS, Selection, Task, tasks
 from model.training.samples import sample_path
-from model.training.shapes import Shape, read_shapes
+from model.training.shapes import DRAWN, Shape, read_shapes
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -96,7 +96,7 @@ def tasks_of(options: argparse.Namespace, setup: Setup) -> list[Task]:
     names = load_checkpoint(setup.folder, "cpu").shapes
     trained = {names[row] for row in own_rows(names)}
     listed = read_shapes(setup.folder)
-    known = [shape for shape in listed if shape.id in trained]
+    known = [shape for shape in listed if shape.id in trained and shape.package != DRAWN]
     unseen = [shape for shape in listed if shape.split == options.split and shape.id not in trained]
     require_shapes([*known, *unseen], options)
     sampled = sampled_of(setup, unseen)
