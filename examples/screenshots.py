@@ -44,7 +44,7 @@ def visit(browser: Browser, url: str, name: str, out: Path) -> None:
     page.set_default_timeout(180_000)
     page.goto(url)
     page.get_by_role("button", name="Chair, points").click()
-    page.get_by_text("18,000 points").wait_for()
+    page.get_by_text("18,000 points", exact=True).wait_for()
     shoot(page, out, f"page-{name}-scan")
     page.get_by_label("Alternatives").select_option("2")
     page.get_by_role("button", name="Complete it").click()

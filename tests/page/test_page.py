@@ -38,7 +38,7 @@ def half_ball(seed: int = 0) -> bytes:
 def complete(window: Visit, *, samples: str = "0") -> None:
     """Drop the half ball, and ask for its completion."""
     window.drop(("ball.npy", half_ball()))
-    window.page.get_by_text("600 points").wait_for()
+    window.page.get_by_text("600 points", exact=True).wait_for()
     window.page.get_by_role("radio", name="Draft").check()
     window.page.get_by_role("radio", name="None").check()  # a ball has no front, and trying turns takes time
     window.page.get_by_label("Alternatives").select_option(samples)
@@ -55,7 +55,7 @@ def test_a_scan_is_dropped_watched_seen_downloaded_and_found_again(window, tmp_p
     page = window.page
     assert drawn(window) == 0
     window.drop(("ball.npy", half_ball()))
-    page.get_by_text("600 points").wait_for()
+    page.get_by_role("status").get_by_text("Scan of 600 points").wait_for(state="attached")
     points = drawn(window)
     assert points > 300
     complete(window, samples="2")
@@ -101,7 +101,7 @@ def test_a_scan_is_dropped_watched_seen_downloaded_and_found_again(window, tmp_p
 def test_a_running_completion_shows_what_it_has_found_and_is_cancelled(window):
     window.open()
     window.drop(("ball.npy", half_ball()))
-    window.page.get_by_text("600 points").wait_for()
+    window.page.get_by_text("600 points", exact=True).wait_for()
     points = drawn(window)
     page = window.page
     page.get_by_role("radio", name="Fine").check()
@@ -130,7 +130,7 @@ def test_what_is_no_scan_is_refused_with_the_services_words(window):
     assert "PLY" in alert.inner_text()
     assert alert.locator("code").inner_text()
     window.drop(("ball.npy", half_ball()))
-    page.get_by_text("600 points").wait_for()
+    page.get_by_text("600 points", exact=True).wait_for()
     assert alert.inner_text() == ""
 
 
@@ -138,7 +138,7 @@ def test_points_stand_upright_as_the_chosen_axis_has_it(window):
     window.open()
     tower = np.random.default_rng(0).uniform([-0.2, -0.2, 0], [0.2, 0.2, 3], size=(4000, 3))
     window.drop(("tower.npy", npy(tower)))
-    window.page.get_by_text("4,000 points").wait_for()
+    window.page.get_by_text("4,000 points", exact=True).wait_for()
     shapes = {}
     for up in ("+y", "+z", "-z"):
         window.page.get_by_label("Up").select_option(up)
@@ -159,14 +159,14 @@ def test_a_depth_map_is_seen_as_a_picture_and_with_its_camera_as_points(window):
     for name in ("fx", "fy", "cx", "cy"):
         page.get_by_label(name, exact=True).fill(str(camera[name]))
     page.get_by_label("cy", exact=True).press("Tab")
-    page.get_by_text("17,201 points").wait_for()
+    page.get_by_text("17,201 points · masked").wait_for()
     assert drawn(window) > 5000
 
 
 def test_the_keyboard_turns_the_view_and_reaches_every_control(window):
     window.open()
     window.page.get_by_role("button", name="Chair, points").click()
-    window.page.get_by_text("18,000 points").wait_for()
+    window.page.get_by_text("18,000 points", exact=True).wait_for()
     window.page.locator(".canvas").focus()
     seen = [window.pixels()]
     for key in ("ArrowLeft", "ArrowUp", "+", "0"):
@@ -187,7 +187,7 @@ def test_it_fits_a_phone_at_night(phone):
     page = phone.page
     assert not phone.violations()
     page.get_by_role("button", name="Armchair, depth map").click()
-    page.get_by_text("17,201 points").wait_for()
+    page.get_by_text("17,201 points · masked").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     heights = page.eval_on_selector_all("button, select", "all => all.map(one => one.offsetHeight)")
     assert min(heights) >= 36  # large enough for a thumb
@@ -239,8 +239,13 @@ def test_an_api_key_is_asked_for_where_the_service_wants_one(guarded):
     page.get_by_label("API key").wait_for(state="detached")
     guarded.drop(("ball.npy", half_ball()))
     page.get_by_label("Model").locator("option", has_text="tiny").wait_for(state="attached")
+    looks = re.compile(r"/v1/completions/\w{32}(/events)?$")
+    page.route(looks, lambda route: route.abort())
     page.get_by_role("button", name="Complete it").click()
     page.get_by_role("heading", name="Waiting for a worker").wait_for()  # there is none
+    page.get_by_text("The service does not answer at the moment").wait_for()
+    page.unroute(looks)
+    page.get_by_text("The service does not answer at the moment").wait_for(state="detached")
     page.get_by_role("button", name="Cancel").click()
     page.get_by_role("heading", name="Cancelled").wait_for()
     assert page.get_by_role("alert").inner_text() == ""
@@ -259,7 +264,7 @@ def test_a_large_scan_and_a_large_mesh_turn_smoothly(window, capsys):
     rows = np.random.default_rng(0).normal([10, 0, 0], size=(100_000, 3))
     frames = frame_times(window)
     window.drop(("large.npy", npy(rows.astype(np.float32))))
-    window.page.get_by_text("100,000 points").wait_for()
+    window.page.get_by_text("100,000 points", exact=True).wait_for()
     cloud = frame_times(window)
     with capsys.disabled():
         print(

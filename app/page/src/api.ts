@@ -100,7 +100,7 @@ async function problemOf(answer: Response): Promise<Problem> {
     const told = await answer.json();
     return new Problem(answer.status, told.code ?? "", told.title ?? answer.statusText, told.detail ?? "");
   } catch {
-    return new Problem(answer.status, "", answer.statusText, `The service answered ${answer.status}.`);
+    return new Problem(answer.status, "", answer.statusText, `The service, or a server before it, answered ${answer.status}. Try again in a moment.`);
   }
 }
 
@@ -154,11 +154,12 @@ export const pause = (ms: number, stop?: AbortSignal): Promise<void> =>
     stop?.addEventListener("abort", () => done(), { once: true });
   });
 
-/** Tell each state of a completion until it has ended: by server-sent events where the service has them. */
-export async function watch(id: string, tell: (now: Completion) => void, stop: AbortSignal): Promise<void> {
+/** Tell each state of a completion until it has ended, by server-sent events where the service has them; and whether it answers at all. */
+export async function watch(id: string, tell: (now: Completion) => void, answers: (yes: boolean) => void, stop: AbortSignal): Promise<void> {
   let ended = false;
   const heard = (now: Completion) => {
     ended = hasEnded(now);
+    answers(true);
     tell(now);
   };
   try {
@@ -173,6 +174,7 @@ export async function watch(id: string, tell: (now: Completion) => void, stop: A
       heard(await find(id));
     } catch (error) {
       if (!(error instanceof Problem) || (error.status !== 0 && error.status < 500)) throw error;
+      answers(false);
     }
     if (!ended) await pause(400, stop);
   }

@@ -66,10 +66,12 @@ function Key() {
   );
 }
 
-// What a screen reader is told of a running completion: phases, not steps.
+// What a screen reader is told: what was read, and of a running completion phases, not steps.
 function Told() {
   const now = state.job.value?.now;
-  const words = now ? (now.status === "running" ? `Completion: ${now.phase}` : `Completion ${now.status}`) : "";
+  const points = state.scan.value?.points?.total;
+  const read = state.reading.value ? `Reading ${state.reading.value}` : points ? `Scan of ${points.toLocaleString("en")} points` : "";
+  const words = now ? (now.status === "running" ? `Completion: ${now.phase}` : `Completion ${now.status}`) : read;
   return <p class="heard" role="status">{words}</p>;
 }
 

@@ -34,7 +34,7 @@ function Pick({ words, label, primary, pick }: { words: string; label: string; p
   return (
     <>
       <button class={primary ? "primary" : ""} onClick={() => input.current?.click()}>{words}</button>
-      <input ref={input} class="heard" type="file" multiple accept={ACCEPTED} onChange={picked} aria-label={label} tabIndex={-1} />
+      <input ref={input} class="heard" type="file" multiple accept={ACCEPTED} onChange={picked} aria-label={label} aria-hidden="true" tabIndex={-1} />
     </>
   );
 }

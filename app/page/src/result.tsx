@@ -44,6 +44,7 @@ function Run({ job }: { job: state.Job }) {
         </ol>
       )}
       <Curve residuals={job.curve} />
+      {state.silent.value && <p role="status">The service does not answer at the moment. It is asked again and again; the completion goes on there.</p>}
       {now.attempt > 1 && <p class="quiet">A worker broke; this is attempt {now.attempt}.</p>}
       <div class="row">
         {!hasEnded(now) && <button onClick={state.stopJob}>Cancel</button>}

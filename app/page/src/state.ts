@@ -48,6 +48,7 @@ export const choice = signal<Choice>({ model: "", pose: "upright", up: "auto", r
 export const job = signal<Job | null>(null);
 export const sending = signal(false);
 export const reading = signal("");
+export const silent = signal(false); // the service, while a completion is watched
 export const trouble = signal<Trouble | null>(null);
 export const needsKey = signal(false);
 export const stage = signal<Stage | null>(null);
@@ -89,6 +90,8 @@ function troubleOf(error: unknown): Trouble {
   if (!(error instanceof api.Problem)) return { title: "That did not work", detail: (error as Error).message, code: "" };
   const titles: Record<number, string> = {
     0: "No answer",
+    400: "Not as the service wants it",
+    403: "Not allowed",
     401: "This service wants an API key",
     404: "Not there any more",
     410: "Not kept any more",
@@ -96,7 +99,10 @@ function troubleOf(error: unknown): Trouble {
     415: "Unknown format",
     422: "The scan cannot be used",
     429: "Too much at once",
+    500: "The service broke",
+    502: "Out of reach",
     503: "Not ready",
+    504: "Out of reach",
   };
   return { title: titles[error.status] ?? error.title, detail: error.message, code: error.code };
 }
@@ -184,6 +190,7 @@ function clear(): void {
 /** Take the completion off the page; it goes on without it. */
 export function leave(): void {
   watching.abort();
+  silent.value = false;
   job.value = null;
   shape.value = null;
   for (const { geometry } of shapes.values()) geometry.dispose();
@@ -252,7 +259,7 @@ function follow(first: api.Completion, name: string): void {
       trouble.value = { title: "The completion failed", detail: now.error.detail, code: now.error.code };
   };
   if (api.hasEnded(first)) heard(first);
-  else void attempt(() => api.watch(first.id, heard, stop));
+  else void attempt(() => api.watch(first.id, heard, (yes) => (silent.value = !yes), stop));
 }
 
 // The coarse mesh that the fit is at. One that has not come in time is left out.
