@@ -1,7 +1,11 @@
-"""`python -m worker`: load the models once, then listen."""
+"""`python -m worker`: load the models once, then listen.
+
+It takes no flags: what it needs are environment variables, REDIS_URL and those of docs/operations.md.
+"""
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 
@@ -20,11 +24,13 @@ def main() -> int:
 
     What needs torch is imported once the settings are known to be sound.
     """
+    argparse.ArgumentParser(prog="python -m worker", description=__doc__).parse_args()
     logs.configure("worker")
     tracing.configure("deepsdf-worker")
     try:
         settings = get_settings()
-    except BadSettings as error:
+        connection = connect(settings, patience_s=10)
+    except (BadSettings, RuntimeError, ValueError) as error:  # also a REDIS_URL that is none
         log.error("the worker cannot start: %s", error)
         return 1
     if (slots := _load(settings)) == 0:
@@ -32,7 +38,7 @@ def main() -> int:
 
     from worker.listener import Listener
 
-    Listener(connect(settings, patience_s=10), settings, slots).listen()
+    Listener(connection, settings, slots).listen()
     return 0
 
 

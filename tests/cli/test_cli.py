@@ -193,16 +193,30 @@ def test_a_wrong_option_is_told_before_anything_is_done(balls, tmp_path, more):
 
 
 def test_what_has_a_main_of_its_own_gets_its_arguments_as_they_are(monkeypatch):
+    monkeypatch.chdir(ROOT)
     started: list[list[str]] = []
     monkeypatch.setattr("os.execv", lambda _, command: started.append(command[1:]))
-    typed("train", "checkpoints/x", "--resume", "latest", "--help")
+    typed("train", "checkpoints/chairs", "--resume", "latest", "--help")
     typed("import", "experiment", "checkpoints/x")
     assert started == [
-        ["-m", "model.training.train", "checkpoints/x", "--resume", "latest", "--help"],
+        ["-m", "model.training.train", "checkpoints/chairs", "--resume", "latest", "--help"],
         ["-m", "model.training.deepsdf", "import", "experiment", "checkpoints/x"],
     ]
+    for command in ("train", "samples", "evaluate"):
+        nowhere = typed(command, "nowhere")
+        assert nowhere.exit_code == 2 and "nowhere is no checkpoint folder" in nowhere.stderr
+    assert len(started) == 2
     shown = deepsdf("serve", "--help")
     assert shown.returncode == 0 and "python -m app" in shown.stdout
+
+
+def test_a_worker_without_a_queue_says_so_before_it_loads_a_model(monkeypatch):
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    for environment, why in (({}, "REDIS_URL is not set"), ({"REDIS_URL": "nowhere"}, "Redis URL must")):
+        told = deepsdf("worker", **environment)
+        assert told.returncode == 1 and why in told.stderr
+        assert "loaded" not in told.stderr and "Traceback" not in told.stderr
+    assert "REDIS_URL" in deepsdf("worker", "--help").stdout
 
 
 def test_the_doctor_finds_what_is_missing_and_says_what_to_do(settings, tiny_checkpoint, tmp_path):

@@ -1,14 +1,17 @@
-"""The notebook's code, cell after cell, on the running service with the tiny model."""
+"""The code of the notebook and of the documents, on the running service with the tiny model."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import matplotlib as mpl
 import pytest
 import trimesh
 from processes import ROOT
+
+from app.client import Client
 
 NOTEBOOK = ROOT / "examples" / "quickstart.ipynb"
 
@@ -39,3 +42,27 @@ def test_the_notebook_is_kept_without_outputs():
     """They would be stale with the next checkpoint, and make every change unreadable."""
     for cell in json.loads(NOTEBOOK.read_text())["cells"]:
         assert not cell.get("outputs") and cell.get("execution_count") is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", ["README.md", "docs/quickstart.md", "docs/api.md"])
+def test_the_python_of_the_documents_runs(service, document, tmp_path, monkeypatch, capsys):
+    service.ready()
+    as_written = Client.complete
+
+    def complete(client, scan, **more):
+        easy = {"model": "tiny", "resolution": 40, "pose": "canonical"}
+        return as_written(client, scan, **{**more, **easy})
+
+    monkeypatch.setattr(Client, "complete", complete)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
+    assert blocks
+    for block in blocks:
+        assert "http://127.0.0.1:8000" in block
+        code = block.replace("http://127.0.0.1:8000", str(service.client.http.base_url))
+        exec(compile(code, document, "exec"), {})
+    for file in (*tmp_path.glob("completed.*"), *tmp_path.glob("out/*")):
+        assert trimesh.load(file, force="mesh").is_watertight

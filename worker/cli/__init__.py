@@ -104,10 +104,16 @@ def models(url: Url = None, key: Key = None, json: AsJson = False) -> None:
     sys.exit(remote.models(url, key, json))
 
 
-def passed_on(name: str, module: str, described: str, *first: str) -> None:
-    """A command that is another module's: its arguments go there as they are, --help too."""
+def passed_on(name: str, module: str, described: str, *first: str, needs: str | None = None) -> None:
+    """A command that is another module's: its arguments go there as they are, --help too.
+
+    `needs` is a file that the folder given first must have.
+    """
 
     def run(context: typer.Context) -> NoReturn:
+        folder = next(iter(context.args), "-")
+        if needs and not folder.startswith("-") and not Path(folder, needs).is_file():
+            raise typer.BadParameter(f"{folder} is no checkpoint folder for this: it has no {needs}")
         os.execv(sys.executable, [sys.executable, "-m", module, *first, *context.args])
 
     run.__doc__ = described
@@ -117,9 +123,9 @@ def passed_on(name: str, module: str, described: str, *first: str) -> None:
 passed_on("serve", "app", "The whole service on this machine: queue, worker and API.")
 passed_on("worker", "worker", "One worker of a service, on the queue of REDIS_URL.")
 passed_on("top", "app.top", "A running service, live on this terminal.")
-passed_on("train", "model.training.train", "Train a checkpoint from its recipe.")
-passed_on("samples", "model.training.samples", "Signed distances of a checkpoint's shapes.")
-passed_on("evaluate", "model.training.evaluate", "Measure a checkpoint on unseen shapes.")
+passed_on("train", "model.training.train", "Train a checkpoint from its recipe.", needs="recipe.toml")
+passed_on("samples", "model.training.samples", "Signed distances of its shapes.", needs="recipe.toml")
+passed_on("evaluate", "model.training.evaluate", "Measure a checkpoint on unseen shapes.", needs="card.json")
 passed_on("import", "model.training.deepsdf", "Take over a DeepSDF experiment.", "import")
 
 
