@@ -16,8 +16,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 WINDOWS = {
-    "light": {"viewport": {"width": 1360, "height": 850}, "color_scheme": "light"},
-    "dark": {"viewport": {"width": 1360, "height": 850}, "color_scheme": "dark"},
+    "light": {"viewport": {"width": 1280, "height": 720}, "color_scheme": "light"},
+    "dark": {"viewport": {"width": 1280, "height": 720}, "color_scheme": "dark"},
     "phone": {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "color_scheme": "light"},
 }
 

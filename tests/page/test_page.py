@@ -189,6 +189,12 @@ def test_it_fits_a_phone_at_night(phone):
     page.get_by_role("button", name="Armchair, depth map").click()
     page.get_by_text("17,201 points · masked").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    before = phone.pixels()
+    finger = page.context.new_cdp_session(page)
+    for kind, x in (("touchStart", 150), ("touchMove", 190), ("touchMove", 230), ("touchEnd", None)):
+        points = [] if x is None else [{"x": x, "y": 200}]
+        finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    assert (phone.pixels() != before).any()
     heights = page.eval_on_selector_all("button, select", "all => all.map(one => one.offsetHeight)")
     assert min(heights) >= 36  # large enough for a thumb
     assert not phone.violations()

@@ -45,6 +45,7 @@ export interface Shape {
 const SCALE = ["#31688e", "#35b779", "#fde725", "#dc322f"]; // of `model.mesh`: sure to unsure
 const LARGE = 0.08; // share of half the diagonal that has the last colour, as there
 const TOOLBAR = 74; // pixels at the lower edge that the buttons take
+const LEGEND = 34; // and at the upper edge the legend of colours
 const TURNS: Record<string, Vector3> = {
   "+y": new Vector3(0, 1, 0),
   "-y": new Vector3(0, -1, 0),
@@ -182,9 +183,9 @@ export class Stage {
     const ball = this.box().getBoundingSphere(new Sphere());
     const radius = ball.radius > 0 ? ball.radius : 1;
     const half = Math.atan(Math.tan((this.camera.fov * Math.PI) / 360) * Math.min(1, this.camera.aspect));
-    const below = Math.min(0.25, TOOLBAR / (this.place.clientHeight || Infinity)); // share of the height
-    const distance = (1.06 * radius) / Math.sin(half) / (1 - below);
-    ball.center.y -= below * distance * Math.tan((this.camera.fov * Math.PI) / 360);
+    const height = Math.max(300, this.place.clientHeight);
+    const distance = (1.02 * radius) / Math.sin(half) / (1 - (LEGEND + TOOLBAR) / height);
+    ball.center.y -= ((TOOLBAR - LEGEND) / height) * distance * Math.tan((this.camera.fov * Math.PI) / 360);
     this.camera.position.setFromSpherical(new Spherical(distance, 1.22, 0.65)).add(ball.center);
     this.radius = radius;
     this.camera.near = distance / 100;
