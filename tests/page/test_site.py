@@ -71,7 +71,7 @@ def test_the_site_shows_its_pictures_can_be_searched_and_asks_no_other_server(ur
     asked, missing = [], []
     page.on("request", lambda request: asked.append(request.url))
     page.on("response", lambda answer: answer.status >= 400 and missing.append(answer.url))
-    for name in ("gallery", "how-it-works"):
+    for name in ("gallery", "quickstart"):
         page.goto(f"{url}/{name}.html")
         shown = page.eval_on_selector_all(
             "img", "all => all.map(one => one.complete && one.naturalWidth > 0)"

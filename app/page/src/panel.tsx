@@ -6,7 +6,7 @@ import { Field } from "./field";
 import * as state from "./state";
 import { Beside, Views } from "./views";
 
-const ACCEPTED = ".ply,.xyz,.txt,.csv,.npy,.npz,.pcd,.las,.laz,.obj,.off,.stl,.glb,.png,.tif,.tiff,.exr,.json";
+const ACCEPTED = ".ply,.xyz,.txt,.csv,.npy,.npz,.pcd,.las,.laz,.e57,.obj,.off,.stl,.glb,.png,.tif,.tiff,.exr,.json";
 
 export function ScanCard() {
   const scan = state.scan.value;
