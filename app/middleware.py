@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import re
 import time
+from functools import lru_cache
 from secrets import token_hex
 
 from starlette.datastructures import Headers
@@ -110,6 +111,7 @@ def is_cross_site(headers: Headers) -> bool:
     return headers.get("sec-fetch-site", "none") in ("cross-site", "same-site")
 
 
+@lru_cache(maxsize=256)
 def is_local(address: str) -> bool:
     """Whether an address or a name is this machine's alone; a path is, being that of a Unix socket."""
     try:

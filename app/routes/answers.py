@@ -28,8 +28,8 @@ def get_and_head(router: APIRouter, path: str, **about: Any) -> Callable[[Endpoi
     """An endpoint that answers HEAD like GET, without the body."""
 
     def both(endpoint: Endpoint) -> Endpoint:
-        router.head(path, include_in_schema=False)(endpoint)
-        return router.get(path, **about)(endpoint)
+        router.get(path, **about)(endpoint)
+        return router.head(path, include_in_schema=False)(endpoint)
 
     return both
 

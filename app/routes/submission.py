@@ -159,9 +159,9 @@ async def submit(request: Request) -> Response:
 
     What comes beside the files is given once for all of them, or once for each in their order.
     """
+    service, owner = await asking(request)
     form, asked, key = await form_sent(request), query_of(request, Submission), key_of(request)
     await within_rate(request)
-    service, owner = await asking(request)
     async with service.room:
         sent = await form.parcel()
         completion = await run_in_threadpool(_accepted, service, owner, asked, sent, key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from app.scans.clouds import view_of_columns
 from app.scans.scan import Bytes, ScanRefused, ScanView, too_many_points
 
-LAS = b"LASF"
+LAS, MIN_LAS_HEADER = b"LASF", 227
 MAX_PCD_HEADER = 16 * 1024
 
 
@@ -23,6 +24,7 @@ def read_las(data: bytes, max_points: int) -> tuple[ScanView, list[str]]:
     """Points with their scale and offset applied, and colours; packed (LAZ) or not."""
     import laspy
 
+    _check_las(data)
     try:
         with laspy.open(io.BytesIO(data)) as file:
             header = file.header
@@ -32,6 +34,8 @@ def read_las(data: bytes, max_points: int) -> tuple[ScanView, list[str]]:
             room = len(data) - int(header.offset_to_point_data)
             if not header.are_points_compressed and count * row > room:
                 raise _truncated("LAS", f"{count} points of {row} bytes, and {room} bytes follow")
+            if header.are_points_compressed:
+                _check_chunks(data, int(header.offset_to_point_data), count)
             points = file.read()
     except ScanRefused:
         raise
@@ -41,6 +45,28 @@ def read_las(data: bytes, max_points: int) -> tuple[ScanView, list[str]]:
         raise ScanRefused("invalid_las", f"The LAS cannot be read: {_brief(error)}.") from None
     xyz = np.stack([np.asarray(axis, dtype=np.float64) for axis in (points.x, points.y, points.z)], axis=1)
     return ScanView(points=xyz, colors=_las_colors(points)), []
+
+
+def _check_las(data: bytes) -> None:
+    """The records before and after the points, which laspy reads one by one, however many are promised."""
+    if len(data) < MIN_LAS_HEADER:
+        raise _truncated("LAS", f"{MIN_LAS_HEADER} bytes, and there are {len(data)}")
+    size, start, before = struct.unpack_from("<HII", data, 94)
+    after = struct.unpack_from("<QI", data, 235) if data[25] >= 4 and len(data) >= 247 else (len(data), 0)
+    if size + 54 * before > start or start > len(data) or after[0] + 60 * after[1] > len(data):
+        raise _truncated("LAS", f"{before} records before its points and {after[1]} after them")
+
+
+def _check_chunks(data: bytes, start: int, count: int) -> None:
+    """The table of the chunks of a LAZ, whose promises its unpacker would believe."""
+    (place,) = struct.unpack_from("<q", data, start)
+    if place == -1:  # written as a stream: then it stands at the end
+        (place,) = struct.unpack_from("<q", data, len(data) - 8)
+    if not start + 8 <= place <= len(data) - 8:
+        raise _truncated("LAS", f"a table of chunks at byte {place}, and it has {len(data)} bytes")
+    (chunks,) = struct.unpack_from("<I", data, place + 4)
+    if chunks > min(count, len(data)):
+        raise _truncated("LAS", f"{chunks} chunks of {count} points in {len(data)} bytes")
 
 
 def _las_colors(points: Any) -> Bytes | None:

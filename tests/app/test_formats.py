@@ -127,7 +127,7 @@ LIES = {
     "las of too many": (las(count=10**9), 413, "too_many_points"),
     "las that promises more": (las(count=501), 422, "truncated_las"),
     "las of nothing": (b"LASF" + bytes(300), 422, "invalid_las"),
-    "laz cut off": (las(packed=True)[:700], 422, "invalid_las"),
+    "laz cut off": (las(packed=True)[:700], 422, "truncated_las"),
     "laz that promises more": (las(packed=True, count=2_000_000), 422, "invalid_las"),
     "pcd of too many": (
         pcd("binary").replace(b"POINTS 500", b"POINTS 999999999").replace(b"WIDTH 500", b"WIDTH 999999999"),
