@@ -148,8 +148,8 @@ def test_up_may_be_any_direction(completer: Completer) -> None:
 
 
 def test_a_wrong_up_axis_is_no_equivalent(completer: Completer) -> None:
-    """The check of the check above: a flat box lies otherwise when its up axis is another."""
-    flat = replace(half_seen(box(0.5, 0.3, 0.5)), background=None)
+    """The check of the check above: a box flatter than any it knows lies otherwise when its up is another."""
+    flat = replace(half_seen(box(0.6, 0.2, 0.6)), background=None)
     turn = Similarity(1.0, Rotation.from_euler("x", 90, degrees=True).as_matrix(), np.zeros(3))
     right, wrong = (completer.complete(one, resolution=48, refine=False) for one in (flat, moved(flat, turn)))
     with pytest.raises(AssertionError):
