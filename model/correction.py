@@ -18,7 +18,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from model.field import Field
+from model.field import Field, at_a_time
 from model.latent import INSIDE, OUTSIDE, SURFACE, Rows
 from model.placement import Placements
 
@@ -38,8 +38,8 @@ _KERNELS = tuple(zip(REACHES, SHARES, strict=True))
 LEAST_AMPLITUDE = 0.02
 PASSES = 3
 MOST_EMPTY = 900
-CHUNK = 512
-"""Points at a time: what they need of the kernel fits into a processor's cache."""
+CHUNK = (512, 16_384)
+"""Points at a time, on a CPU and on a GPU."""
 
 
 def wendland(r: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class Correction:
     def distance(self, points: Tensor) -> Tensor:
         """g (N,) at (N, 3) points."""
         parts = []
-        for chunk in points.split(CHUNK):
+        for chunk in points.split(at_a_time(points.device, *CHUNK)):
             centres, weights = self._near(chunk)
             parts.append(kernel(chunk, centres) @ weights)
         return torch.cat(parts)
@@ -82,7 +82,7 @@ class Correction:
     def distance_and_gradient(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """g (N,) and its gradients (N, 3) at (N, 3) points."""
         values, gradients = [], []
-        for chunk in points.split(CHUNK):
+        for chunk in points.split(at_a_time(points.device, *CHUNK)):
             centres, weights = self._near(chunk)
             distance = torch.cdist(chunk, centres)
             slope = torch.zeros_like(distance)

@@ -71,3 +71,8 @@ def with_gradient(evaluate: Callable[[Tensor], Tensor], points: Tensor) -> tuple
         values = evaluate(points)
         (gradient,) = torch.autograd.grad(values.sum(), [points])
     return values.detach(), gradient
+
+
+def at_a_time(device: torch.device, few: int, many: int) -> int:
+    """How much is computed at a time: `few` fit into a processor's cache, `many` keep a GPU busy."""
+    return many if device.type == "cuda" else few

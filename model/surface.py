@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from skimage.measure import marching_cubes
 from torch import Tensor
 
-from model.field import Field
+from model.field import Field, at_a_time
 from model.mesh import Mesh
 
 OnChunk = Callable[[], None]
@@ -53,8 +53,9 @@ NEAREST, FARTHEST = 1e-3, 8.0
 """Cells to which |f| is clipped for marching cubes: a zero would make triangles without area, and a vertex
 on the border of a slab is known by the edge that it lies on."""
 
-SLAB_VALUES = 4_000_000
-CHUNK = 16_384
+SLAB_VALUES = (4_000_000, 40_000_000)
+CHUNK = (16_384, 524_288)
+"""Corners of a slab, and points evaluated at a time, on a CPU and on a GPU."""
 
 
 def _nothing() -> None: ...
@@ -145,7 +146,7 @@ class _Sampler:
         """The field (N,) at (N, 3) canonical points."""
         self.evaluations += len(points)
         values = [points.new_empty(0)]
-        for chunk in points.split(CHUNK) if len(points) else ():
+        for chunk in points.split(at_a_time(points.device, *CHUNK)) if len(points) else ():
             self.on_chunk()
             values.append(self.field.distance(chunk))
         return torch.cat(values)
@@ -187,7 +188,8 @@ class _Slab:
 def _slabs(sampler: _Sampler, base: int, halvings: int) -> Iterator[_Slab]:
     """The finest grid, slab by slab; each begins with the last plane of the one before."""
     finest = base << halvings
-    thickness = max(1, SLAB_VALUES // ((finest + 1) ** 2 << halvings))
+    most = at_a_time(sampler.field.device, *SLAB_VALUES)
+    thickness = max(1, most // ((finest + 1) ** 2 << halvings))
     before: list[_Slab | None] = [None] * (halvings + 1)
     for start in range(0, base, thickness):
         slab = _evaluated(sampler, base, start, min(start + thickness, base), before[0])
@@ -212,8 +214,7 @@ def _evaluated(sampler: _Sampler, cells: int, first: int, last: int, before: _Sl
         values[0], new = before.values[0], slice(1, None)
     corners = torch.cartesian_prod(*(torch.arange(size, device=device) for size in values[new].shape))
     corners[:, 0] += new.start
-    for part, place in zip(corners.split(CHUNK), values[new].view(-1).split(CHUNK), strict=True):
-        place.copy_(sampler.distance(slab.points(part)))
+    values[new].view(-1).copy_(sampler.distance(slab.points(corners)))
     return slab
 
 
@@ -348,7 +349,12 @@ def _marched(slab: _Slab) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         return np.empty((0, 3), np.float32), np.empty((0, 3), np.int32)
     volume = values.abs_().clamp_(NEAREST, FARTHEST)
     volume[inside] *= -1
-    vertices, faces, _, _ = marching_cubes(volume.cpu().numpy(), level=0.0, gradient_direction="descent")
+    crossed = torch.nn.functional.pad(
+        _crossed(inside), (1, 0) * 3
+    )  # it looks for a cell's mark at its far corner
+    vertices, faces, _, _ = marching_cubes(
+        volume.cpu().numpy(), level=0.0, gradient_direction="descent", mask=crossed.cpu().numpy()
+    )
     return vertices.astype(np.float32), faces.astype(np.int32)
 
 
@@ -397,7 +403,8 @@ def _without_skin(
     is flatter than a distance reaches −τ farther in.
     """
     points = torch.from_numpy(vertices).to(field.device)
-    gradients = torch.cat([_gradient(field, part, on_chunk) for part in points.split(CHUNK)])
+    parts = points.split(at_a_time(points.device, *CHUNK))
+    gradients = torch.cat([_gradient(field, part, on_chunk) for part in parts])
     slope = gradients.norm(dim=1, keepdim=True)
     normals = gradients / slope.clamp(min=1e-12)
     if skin > 0:

@@ -222,7 +222,7 @@ def test_the_seams_between_slabs_are_closed(monkeypatch: pytest.MonkeyPatch, den
         return np.minimum(two(points - [0.0, 0.2, 0.01]), sphere(0.2)(points))
 
     whole = zero_level(ExactField(solid), 96, dense=dense)
-    monkeypatch.setattr("model.surface.SLAB_VALUES", 1)
+    monkeypatch.setattr("model.surface.SLAB_VALUES", (1, 1))
     slabs = zero_level(ExactField(solid), 96, dense=dense)
     assert slabs.evaluations == whole.evaluations
     bodies = [closed(level.vertices, level.faces) for level in (whole, slabs)]
