@@ -28,6 +28,7 @@ import {
 } from "three";
 import { OrbitControls } from "three/examples/jsm/controls/OrbitControls.js";
 import { GLTFLoader } from "three/examples/jsm/loaders/GLTFLoader.js";
+import { coarser } from "./coarse";
 import type { Points } from "./points";
 
 export * from "./depth";
@@ -44,6 +45,9 @@ export interface Shape {
 
 const SCALE = ["#31688e", "#35b779", "#fde725", "#dc322f"]; // of `model.mesh`: sure to unsure
 const LARGE = 0.08; // share of half the diagonal that has the last colour, as there
+const SLOW = 60; // milliseconds a frame may take while the view turns; after that less is drawn
+const REST = 200; // milliseconds without a turn until all of it is drawn again
+const FEW_POINTS = 15_000;
 const TOOLBAR = 74; // pixels at the lower edge that the buttons take
 const LEGEND = 34; // and at the upper edge the legend of colours
 const TURNS: Record<string, Vector3> = {
@@ -110,6 +114,11 @@ export class Stage {
   private some = 1000; // points beside a mesh
   private dot = 2; // size of a point, in pixels of the screen
   private waiting = false;
+  private turning = false;
+  private slow = false; // whether a frame of all there is took too long
+  private rest: ReturnType<typeof setTimeout> | undefined;
+  private fine: BufferAttribute | null = null; // faces of the mesh
+  private rough: BufferAttribute | null = null; // those of its coarser one, once it is needed
   private readonly dark = matchMedia("(prefers-color-scheme: dark)");
 
   /** Throws where the browser has no WebGL. */
@@ -131,7 +140,7 @@ export class Stage {
     this.controls = new OrbitControls(this.camera, this.canvas);
     this.controls.enableDamping = true;
     this.controls.dampingFactor = 0.12;
-    this.controls.addEventListener("change", () => this.draw());
+    this.controls.addEventListener("change", () => this.turn());
     new ResizeObserver(() => this.resize()).observe(place);
     this.dark.addEventListener("change", () => this.tint());
     this.tint();
@@ -147,6 +156,7 @@ export class Stage {
       this.cloud.geometry.setIndex(new BufferAttribute(shuffled(points.positions.length / 3), 1));
       if (points.colors) this.cloud.geometry.setAttribute("color", new BufferAttribute(points.colors, 3));
     }
+    this.slow = false;
     this.tint();
     this.apply();
     this.stand(up);
@@ -163,8 +173,12 @@ export class Stage {
   /** Show a mesh, or none; a coarse one is one that the fit is still at. */
   showShape(shape: Shape | null, coarse = false): void {
     if (this.body.material.transparent) this.body.geometry.dispose(); // a coarse one comes once
+    if (this.shape) this.body.geometry.setIndex(this.fine);
     this.shape = shape;
     this.body.geometry = shape?.geometry ?? new BufferGeometry();
+    this.fine = this.body.geometry.index;
+    this.rough = null;
+    this.slow = false;
     if (shape) this.frame.matrix.copy(shape.turn);
     this.body.material.transparent = coarse;
     this.body.material.opacity = coarse ? 0.7 : 1;
@@ -280,11 +294,22 @@ export class Stage {
   private draw(): void {
     if (this.waiting) return;
     this.waiting = true;
-    requestAnimationFrame(() => {
+    requestAnimationFrame((now) => {
       this.waiting = false;
       this.controls.update(); // whose damping asks for the next frame by "change"
       this.render();
+      requestAnimationFrame((next) => (this.slow ||= next - now > SLOW));
     });
+  }
+
+  private turn(): void {
+    this.turning = true;
+    clearTimeout(this.rest);
+    this.rest = setTimeout(() => {
+      this.turning = false;
+      this.draw();
+    }, REST);
+    this.draw();
   }
 
   private render(): void {
@@ -292,7 +317,10 @@ export class Stage {
     this.haze.near = Math.max(0, distance - 0.9 * this.radius);
     this.haze.far = distance + 2.4 * this.radius;
     // Beside a mesh a part of the points is enough, and leaves the mesh to be seen.
-    this.cloud.geometry.setDrawRange(0, this.body.visible ? this.some : Infinity);
+    const hurried = this.turning && this.slow;
+    const most = this.body.visible ? this.some : Infinity;
+    this.cloud.geometry.setDrawRange(0, hurried ? Math.min(most, FEW_POINTS) : most);
+    if (this.shape) this.body.geometry.setIndex(hurried ? (this.rough ??= coarser(this.body.geometry)) : this.fine);
     this.cloud.material.size = this.dot * (this.body.visible ? 0.8 : 1);
     this.renderer.render(this.scene, this.camera);
   }
