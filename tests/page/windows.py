@@ -19,6 +19,11 @@ AXE = ROOT / "app" / "page" / "node_modules" / "axe-core" / "axe.min.js"
 PICTURES = ROOT / "out" / "page"
 """Where screenshots of the tests are kept, for people to look at."""
 
+SHARP = """() => {
+    const canvas = document.querySelector(".canvas canvas");
+    return canvas.width >= canvas.clientWidth;
+}"""
+"""While the view turns slowly it is drawn with fewer pixels."""
 TWO_FRAMES = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 
 
@@ -59,8 +64,9 @@ class Visit:
         )
 
     def pixels(self) -> Any:
-        """What the stage shows, (H, W, 4); transparent is where nothing is drawn."""
+        """What the stage shows at rest, (H, W, 4); transparent is where nothing is drawn."""
         self.page.evaluate(TWO_FRAMES)
+        self.page.wait_for_function(SHARP)
         url = self.page.eval_on_selector(".canvas canvas", "canvas => canvas.toDataURL('image/png')")
         return np.asarray(Image.open(BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGBA"))
 

@@ -48,6 +48,7 @@ const LARGE = 0.08; // share of half the diagonal that has the last colour, as t
 const SLOW = 60; // milliseconds a frame may take while the view turns; after that less is drawn
 const REST = 200; // milliseconds without a turn until all of it is drawn again
 const FEW_POINTS = 15_000;
+const HURRIED = 0.5; // share of the screen's sharpness meanwhile
 const TOOLBAR = 74; // pixels at the lower edge that the buttons take
 const LEGEND = 34; // and at the upper edge the legend of colours
 const TURNS: Record<string, Vector3> = {
@@ -112,7 +113,7 @@ export class Stage {
   private seen = { scan: true, mesh: true, unsure: false };
   private radius = 1;
   private some = 1000; // points beside a mesh
-  private dot = 2; // size of a point, in pixels of the screen
+  private dot = 2; // size of a point, in pixels of the page
   private waiting = false;
   private turning = false;
   private slow = false; // whether a frame of all there is took too long
@@ -281,11 +282,9 @@ export class Stage {
   private resize(): void {
     const { clientWidth, clientHeight } = this.place;
     if (clientWidth === 0 || clientHeight === 0) return;
-    const ratio = Math.min(devicePixelRatio, 2);
-    this.renderer.setPixelRatio(ratio);
     this.renderer.setSize(clientWidth, clientHeight);
     this.some = (clientWidth * clientHeight) / 100;
-    this.dot = ratio * Math.max(1.7, Math.min(clientWidth, clientHeight) / 290);
+    this.dot = Math.max(1.7, Math.min(clientWidth, clientHeight) / 290);
     this.camera.aspect = clientWidth / clientHeight;
     this.camera.updateProjectionMatrix();
     this.render();
@@ -318,10 +317,12 @@ export class Stage {
     this.haze.far = distance + 2.4 * this.radius;
     // Beside a mesh a part of the points is enough, and leaves the mesh to be seen.
     const hurried = this.turning && this.slow;
+    const ratio = Math.min(devicePixelRatio, 2) * (hurried ? HURRIED : 1);
+    if (this.renderer.getPixelRatio() !== ratio) this.renderer.setPixelRatio(ratio);
     const most = this.body.visible ? this.some : Infinity;
     this.cloud.geometry.setDrawRange(0, hurried ? Math.min(most, FEW_POINTS) : most);
     if (this.shape) this.body.geometry.setIndex(hurried ? (this.rough ??= coarser(this.body.geometry)) : this.fine);
-    this.cloud.material.size = this.dot * (this.body.visible ? 0.8 : 1);
+    this.cloud.material.size = this.dot * ratio * (this.body.visible ? 0.8 : 1);
     this.renderer.render(this.scene, this.camera);
   }
 }
