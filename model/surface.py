@@ -185,8 +185,8 @@ class _Slab:
         return ((corners + first).double() * self.cell - HALF_WIDTH).float()
 
 
-def _slabs(sampler: _Sampler, base: int, halvings: int) -> Iterator[_Slab]:
-    """The finest grid, slab by slab; each begins with the last plane of the one before."""
+def _slabs(sampler: _Sampler, base: int, halvings: int) -> Iterator[tuple[_Slab, Tensor]]:
+    """The finest grid, slab by slab, with its crossed cells; each begins with the last plane before it."""
     finest = base << halvings
     most = at_a_time(sampler.field.device, *SLAB_VALUES)
     thickness = max(1, most // ((finest + 1) ** 2 << halvings))
@@ -199,9 +199,9 @@ def _slabs(sampler: _Sampler, base: int, halvings: int) -> Iterator[_Slab]:
                 slab = _halved(sampler, slab, before[level], least)
             if level == halvings:
                 _close_border(slab)
-                _settle(sampler, slab)
+                crossed = _settle(sampler, slab)
             before[level] = slab.last_plane()
-        yield slab
+        yield slab, crossed
 
 
 def _evaluated(sampler: _Sampler, cells: int, first: int, last: int, before: _Slab | None) -> _Slab:
@@ -301,15 +301,17 @@ def _close_border(slab: _Slab) -> None:
         plane.clamp_(min=slab.cell)
 
 
-def _settle(sampler: _Sampler, slab: _Slab) -> None:
-    """Evaluate what is not exact of the corners of cells that the surface crosses."""
-    wanted = _corners_of(_crossed(slab.values < 0)) & ~slab.exact
+def _settle(sampler: _Sampler, slab: _Slab) -> Tensor:
+    """Evaluate what is not exact of the corners of cells that the surface crosses; which cells those are."""
+    crossed = _crossed(slab.values < 0)
+    wanted = _corners_of(crossed) & ~slab.exact
     wanted[:, [0, -1]] = wanted[:, :, [0, -1]] = False
     found = sampler.distance(slab.points(wanted.nonzero()))
     if ((found < 0) != (slab.values[wanted] < 0)).any():
         raise _SteeperThanSaid
     slab.values[wanted] = found
     slab.exact |= wanted
+    return crossed
 
 
 def _crossed(inside: Tensor) -> Tensor:
@@ -322,13 +324,13 @@ def _crossed(inside: Tensor) -> Tensor:
     return some & ~every
 
 
-def _stitched(slabs: Iterator[_Slab]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+def _stitched(slabs: Iterator[tuple[_Slab, Tensor]]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Vertices (V, 3) and faces (F, 3) of all slabs, each vertex on a plane between two of them once."""
     vertices: list[NDArray[np.float32]] = []
     faces: list[NDArray[np.int32]] = []
     count, seam = 0, _Seam.empty()
-    for slab in slabs:
-        found, triangles = _marched(slab)
+    for slab, crossed in slabs:
+        found, triangles = _marched(slab, crossed)
         old = seam.find(found)
         number = np.cumsum(old < 0, dtype=np.int32) + np.int32(count - 1)
         number = np.where(old < 0, number, old).astype(np.int32)
@@ -341,19 +343,15 @@ def _stitched(slabs: Iterator[_Slab]) -> tuple[NDArray[np.float32], NDArray[np.i
     return np.concatenate(vertices), np.concatenate(faces)
 
 
-def _marched(slab: _Slab) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+def _marched(slab: _Slab, crossed: Tensor) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Vertices (V, 3) in cells from the slab's first corner, and faces, by marching cubes."""
-    values = slab.values / slab.cell
-    inside = values < 0
-    if not inside.any() or inside.all():  # nor where the field is not a number
+    if not crossed.any():
         return np.empty((0, 3), np.float32), np.empty((0, 3), np.int32)
-    volume = values.abs_().clamp_(NEAREST, FARTHEST)
-    volume[inside] *= -1
-    crossed = torch.nn.functional.pad(
-        _crossed(inside), (1, 0) * 3
-    )  # it looks for a cell's mark at its far corner
+    volume = (slab.values / slab.cell).abs_().clamp_(NEAREST, FARTHEST)
+    volume[slab.values < 0] *= -1
+    mask = torch.nn.functional.pad(crossed, (1, 0) * 3)  # it looks for a cell's mark at its far corner
     vertices, faces, _, _ = marching_cubes(
-        volume.cpu().numpy(), level=0.0, gradient_direction="descent", mask=crossed.cpu().numpy()
+        volume.cpu().numpy(), level=0.0, gradient_direction="descent", mask=mask.cpu().numpy()
     )
     return vertices.astype(np.float32), faces.astype(np.int32)
 

@@ -160,17 +160,18 @@ def _shell(seat: Seat, back: Back, rng: Random) -> Parts:
     lengths = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))])
     whole, wrap = lengths[-1], rng.uniform(0, 0.12) if rng.uniform() < 0.6 else 0.0
 
+    def on_path(s: Floats) -> Floats:
+        return np.column_stack([np.interp(s, lengths, path[:, axis]) for axis in range(3)])
+
     def places(at: Floats) -> Floats:
         x, s, above = at.T
-        here = np.column_stack([np.interp(s, lengths, path[:, axis]) for axis in range(3)])
-        ahead = np.column_stack([np.interp(s + 0.01, lengths, path[:, axis]) for axis in range(3)])
-        before = np.column_stack([np.interp(s - 0.01, lengths, path[:, axis]) for axis in range(3)])
-        along = (ahead - before) / np.linalg.norm(ahead - before, axis=1, keepdims=True)
+        step = on_path(s + 0.01) - on_path(s - 0.01)
+        along = step / np.linalg.norm(step, axis=1, keepdims=True)
         normal = np.cross([1.0, 0, 0], along)  # up on the seat, forwards on the back
         normal *= np.where(normal[:, 1:2] + normal[:, 2:] < 0, -1, 1)
         lifted = above + wrap * (2 * x / seat.width) ** 2
         wide = np.interp(s / whole, [0, 0.5, 1], [1, 1, back.high / back.low])
-        place: Floats = here + lifted[:, None] * normal + np.column_stack([x * wide, 0 * x, 0 * x])
+        place: Floats = on_path(s) + lifted[:, None] * normal + np.column_stack([x * wide, 0 * x, 0 * x])
         return place
 
     if seat.kind == "lounge" and rng.uniform() < 0.4:

@@ -104,8 +104,8 @@ def _crossed(seat: Seat, rng: Random) -> Parts:
         line((x, 0, z), (x, y, -z), bow=(0, bow, 0)),
         line((x - first, 0, -z), (x - first, y, z), bow=(0, bow, 0)),
     ]
-    across = [rod(line((-x, h, 0), (x, h, 0)), (first, first), 2.0, (0, 0, 1)) for h in (y / 2,)]
-    return both([rod(path, (first, second), power) for path in ways]) + across
+    across = rod(line((-x, y / 2, 0), (x, y / 2, 0)), (first, first), 2.0, (0, 0, 1))
+    return [*both([rod(path, (first, second), power) for path in ways]), across]
 
 
 def _column(seat: Seat, rng: Random, foot: float) -> Parts:
