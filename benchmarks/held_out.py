@@ -256,15 +256,13 @@ def held_out_shapes(options: argparse.Namespace) -> list[Shape]:
 
 
 def subjects(options: argparse.Namespace, noise: Noise) -> list[Subject]:
-    """Every scan of a benchmark: of `--views` of the 16 views, or of one if `--quick`.
+    """Every scan of a benchmark: of the first `--views` of the 16 views, or of one if `--quick`.
 
-    Views are picked at equal intervals of their numbers, whose azimuths go by the golden angle: one or two
-    of them are from behind, four are two from behind and two from the front.
+    Azimuths go by the golden angle: the views that come first look from well-spread sides, however many.
     """
     count = 1 if options.quick else min(options.views, VIEWS)
-    numbers = [VIEWS * index // count for index in range(count)]
     shapes = held_out_shapes(options)
-    return [Subject(shape, number, noise, options.seed) for shape in shapes for number in numbers]
+    return [Subject(shape, number, noise, options.seed) for shape in shapes for number in range(count)]
 
 
 def work_through(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,10 +98,16 @@ def own_rows(shapes: list[str]) -> list[int]:
     return [row for row, name in enumerate(shapes) if VARIANT_MARK not in name]
 
 
-def start_rows(shapes: list[str]) -> list[int]:
-    """Rows of the shapes that a fit may start from."""
+def start_rows(shapes: list[str], first: Collection[str] = ()) -> list[int]:
+    """Rows of the shapes that a fit may start from: those named in `first` before all others."""
     own = own_rows(shapes)
-    return own[:: -(-len(own) // MAX_STARTS)]
+    chosen = _evenly([row for row in own if shapes[row] in first], MAX_STARTS)
+    return chosen + _evenly([row for row in own if shapes[row] not in first], MAX_STARTS - len(chosen))
+
+
+def _evenly(rows: list[int], most: int) -> list[int]:
+    """At most so many of the rows, at equal steps."""
+    return rows[:: max(1, -(-len(rows) // most))] if most else []
 
 
 def choose_device(device: str = "auto") -> str:
@@ -117,13 +124,18 @@ def save_checkpoint(
     extents: Tensor,
     shapes: list[str],
     card: dict[str, Any],
+    starts: list[int] | None = None,
 ) -> None:
-    """Write the files of a checkpoint; the decoder's weight norm is folded into plain weights."""
+    """Write the files of a checkpoint; the decoder's weight norm is folded into plain weights.
+
+    `starts` are the rows that a fit may start from, as `start_rows` chooses them.
+    """
     without_weight_norm(decoder)
     weights = {key: value.detach().cpu().contiguous() for key, value in decoder.state_dict().items()}
     save_file(weights, folder / DECODER_FILE)
-    grids = grids_of(decoder.eval(), codes.detach()[start_rows(shapes)], card["clamping_distance"])
-    latents = {"codes": codes.detach(), "extents": extents, "grids": grids}
+    starts = start_rows(shapes) if starts is None else starts
+    grids = grids_of(decoder.eval(), codes.detach()[starts], card["clamping_distance"])
+    latents = {"codes": codes.detach(), "extents": extents, "grids": grids, "starts": torch.tensor(starts)}
     latents = {key: value.cpu().contiguous() for key, value in latents.items()}
     save_file(latents, folder / LATENTS_FILE, metadata={"shapes": json.dumps(shapes)})
     decoder_spec = {**decoder.spec.to_dict(), "weight_norm": False, "dropout": 0.0}
@@ -167,7 +179,8 @@ def _loaded(folder: Path, card: dict[str, Any], device: str) -> Checkpoint:
     latents = load_file(folder / LATENTS_FILE, device=device)
     decoder.to(device).eval().requires_grad_(False)
     codes, extents, shapes = latents["codes"], latents["extents"], _shape_names(folder / LATENTS_FILE)
-    rows = start_rows(shapes)
+    # Older files do not say which rows their grids are of.
+    rows = latents["starts"].tolist() if "starts" in latents else start_rows(shapes)
     return Checkpoint(
         name=card["name"],
         decoder=decoder,

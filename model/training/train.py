@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from model.checkpoint import choose_device, own_rows, save_checkpoint
+from model.checkpoint import choose_device, own_rows, save_checkpoint, start_rows
 from model.training.dataset import MissingSamples, load_sample_set, sample_files
 from model.training.lipschitz import steepness
 from model.training.logs import Log, draw_log
 from model.training.ranks import ALONE, Ranks, joined
 from model.training.recipe import Recipe, TrainingRecipe, load_recipe
-from model.training.shapes import read_shapes
+from model.training.shapes import DRAWN, read_shapes
 from model.training.states import States
 from model.training.trainer import Trainer, run
 
@@ -100,7 +100,15 @@ def export(trainer: Trainer, folder: Path) -> None:
         "trained": {"device": trainer.device, "steps": trainer.step_count, "torch": torch.__version__},
     }
     card |= steepness(decoder, codes, own).card()
-    save_checkpoint(folder, decoder, codes, extents, trainer.names, card)
+    starts = start_rows(trainer.names, first=_made_by_people(folder, recipe))
+    save_checkpoint(folder, decoder, codes, extents, trainer.names, card, starts)
+
+
+def _made_by_people(folder: Path, recipe: Recipe) -> set[str]:
+    """Training shapes that no program drew: a fit starts from these first."""
+    if recipe.samples.source is not None:
+        return set()
+    return {shape.id for shape in read_shapes(folder) if shape.package != DRAWN}
 
 
 def _terms(folder: Path, recipe: Recipe) -> dict[str, Any]:

@@ -281,6 +281,6 @@ def test_a_completion_that_fails_counts_as_the_worst(
     assert line.failed == 1 and line.cd == np.inf and line.completeness == 0
 
 
-def test_options_of_views_spread_over_all_of_them(checkpoint: Path, data: Path) -> None:
+def test_the_first_views_are_looked_at(checkpoint: Path, data: Path) -> None:
     asked = argparse.Namespace(checkpoint=checkpoint, data=data, split="test", quick=False, views=4, seed=0)
-    assert [one.number for one in held_out.subjects(asked, Noise())] == [0, 4, 8, 12]
+    assert [one.number for one in held_out.subjects(asked, Noise())] == [0, 1, 2, 3]

@@ -171,6 +171,24 @@ def test_of_many_shapes_some_are_chosen_evenly_to_start_from(count: int) -> None
     assert len(names) - rows[-1] <= max(steps, default=2)
 
 
+def test_a_fit_starts_from_the_named_shapes_first() -> None:
+    names = [f"{index}" for index in range(4 * MAX_STARTS)]
+    own = {"7", "301"}
+    rows = start_rows(names, first=own)
+    assert rows[:2] == [7, 301]
+    assert len(set(rows)) == len(rows) <= MAX_STARTS
+    assert start_rows(names[:MAX_STARTS], first=set(names)) == list(range(MAX_STARTS))
+
+
+def test_a_checkpoint_keeps_which_shapes_a_fit_starts_from(tmp_path: Path) -> None:
+    decoder = Decoder(DecoderSpec(code_length=4, width=32, depth=4, skip_layer=2))
+    codes, extents = torch.randn(3, 4), torch.randn(3, 2, 3)
+    save_checkpoint(tmp_path, decoder, codes, extents, ["a", "a__v01", "b"], CARD, starts=[2, 0])
+    loaded = load_checkpoint(tmp_path, "cpu")
+    assert torch.equal(loaded.starts.codes, codes[[2, 0]])
+    assert torch.equal(loaded.starts.extents, extents[[2, 0]])
+
+
 def test_a_checkpoint_says_which_weights_made_a_result(tiny: Checkpoint, tiny_checkpoint: Path) -> None:
     weights = (tiny_checkpoint / DECODER_FILE).read_bytes()
     assert tiny.digest == hashlib.sha256(weights).hexdigest()
