@@ -108,10 +108,15 @@ class _Clock:
     seconds: dict[str, float] = field(default_factory=dict)
     _last: float = field(default_factory=time.perf_counter)
 
-    def report(self, phase: Phase, step: int, steps: int, residual: float | None = None) -> None:
+    def count(self, phase: str) -> None:
+        """The time since it was last counted goes to a phase."""
         now = time.perf_counter()
         self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self._last
         self._last = now
+
+    def report(self, phase: Phase, step: int, steps: int, residual: float | None = None) -> None:
+        """The same, and tell where the completion stands."""
+        self.count(phase)
         if self.on_step is not None:
             self.on_step(Progress(phase, step, steps, residual))
 
@@ -190,9 +195,11 @@ class Completer:
         report = report_of(
             Finished(
                 self.checkpoint, observation, fit, shapes[0], posterior, self.eta(observation),
-                made[0].mesh, made[0].evaluations, solver, pose, clock.seconds,
+                made[0].mesh, made[0].evaluations, solver, pose,
             )
         )  # fmt: skip
+        clock.count("report")
+        report = replace(report, seconds={phase: round(spent, 3) for phase, spent in clock.seconds.items()})
         return Completion(
             made[0].mesh, report, [one.mesh for one in made[1:]], observation.from_scan.rotation
         )

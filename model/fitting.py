@@ -193,11 +193,9 @@ class Fitter:
     def _round(self, solver: LevenbergMarquardt, number: int, trace: list[Step], tell: Tell) -> Steps[None]:
         while not solver.finished:
             yield solver
-            best = int(solver.cost.argmin())
-            residual = float(solver.residual[best])
-            moving = int((~solver.finished_problems).sum())
-            trace.append(Step(number, float(solver.cost[best]), residual, moving))
-            tell(len(trace), self.effort.steps, residual)
+            best = solver.standing
+            trace.append(Step(number, best.objective, best.residual, best.unfinished))
+            tell(len(trace), self.effort.steps, best.residual)
 
     def fitting_adam(
         self,

@@ -24,12 +24,20 @@ import torch
 from torch import Tensor
 
 from model.decoder import Decoder
+from model.graphs import Recorder
 from model.placement import FREEDOM, MOVE_SIZE, ROTATION, Placements, gradient_by_move
+from model.trees import mapped
 
 SURFACE, OUTSIDE, INSIDE, FREE, BACKGROUND = range(5)
 CPU_ROWS = 2048
 """Rows that a CPU evaluates at a time: what goes from layer to layer then stays in its caches, which makes a
 step of a decoder of 256 features 1.3 times as fast, and one of many problems no slower than of few."""
+
+RECORDED_ROWS = 40_000
+"""Rows of all problems up to which a GPU replays a recorded step, finished problems and all. With more it has
+enough to do, and the finished ones are left out, as on a CPU."""
+
+_recorder = Recorder()
 
 KINDS = ("surface", "outside", "inside", "free space", "background")
 """Kinds of rows: measured points, η off them to either side, lines of sight, rays that met nothing."""
@@ -256,58 +264,61 @@ class Linearisation:
     hessian: Tensor  # (B, D, D)
     residual: Tensor  # (B,) weighted mean |r|, the observation's unit
 
-    def of(self, picks: Tensor | slice) -> Linearisation:
-        """Of the given problems."""
-        return Linearisation(*(part[picks] for part in self._parts()))
-
-    def updated(self, problems: Tensor, new: Linearisation) -> Linearisation:
-        """This one with the given problems' part replaced by `new`."""
-        out = [part.clone() for part in self._parts()]
-        for old, part in zip(out, new._parts(), strict=True):
-            old[problems] = part
-        return Linearisation(*out)
-
-    @classmethod
-    def joined(cls, parts: Sequence[Linearisation]) -> Linearisation:
-        """All problems of the parts, in order."""
-        columns = zip(*(part._parts() for part in parts), strict=True)
-        return cls(*(torch.cat(column) for column in columns))
-
-    def _parts(self) -> tuple[Tensor, ...]:
-        return self.cost, self.gradient, self.hessian, self.residual
-
 
 @dataclass(frozen=True)
-class _State:
-    """What a fit knows of each of its B problems."""
+class Fits:
+    """Where the fits of B problems stand: all that a step changes."""
 
-    problems: Problems  # with the best codes and placements so far
-    start: Placements
-    model: Linearisation
+    codes: Tensor  # (B, L) the best so far
+    placements: Placements  # the best so far
+    model: Linearisation  # there
     steps_taken: Tensor  # (B,)
     converged: Tensor  # (B,) bool
     damping: Tensor  # (B,)
     raised: Tensor  # (B,) factor of the damping at the next refusal
 
-    @classmethod
-    def joined(cls, parts: Sequence[_State]) -> _State:
-        """All problems of the parts, in order."""
-        return cls(
-            Problems.joined([part.problems for part in parts]),
-            Placements.joined([part.start for part in parts]),
-            Linearisation.joined([part.model for part in parts]),
-            torch.cat([part.steps_taken for part in parts]),
-            torch.cat([part.converged for part in parts]),
-            torch.cat([part.damping for part in parts]),
-            torch.cat([part.raised for part in parts]),
-        )
+    def of(self, picks: Tensor | slice) -> Fits:
+        """Those of the given problems."""
+        return mapped(lambda part: part[picks], self)
+
+    def where(self, taken: Tensor, other: Fits) -> Fits:
+        """`other` where `taken` (B,) holds, else this."""
+        return mapped(lambda old, new: torch.where(_beside(taken, old), new, old), self, other)
+
+    def updated(self, problems: Tensor, other: Fits) -> Fits:
+        """This, with `other` for the given problems."""
+        return mapped(lambda old, new: old.index_put((problems,), new), self, other)
+
+
+def _beside(problems: Tensor, part: Tensor) -> Tensor:
+    """(B,) values, shaped to go with a (B, …) part."""
+    return problems.reshape(-1, *[1] * (part.dim() - 1))
+
+
+@dataclass(frozen=True)
+class _State:
+    """B problems and where their fits stand."""
+
+    problems: Problems  # as they started
+    fits: Fits
 
     def of(self, picks: Tensor) -> _State:
-        """Of the given problems."""
-        return _State(
-            self.problems.of(picks), self.start.of(picks), self.model.of(picks), self.steps_taken[picks],
-            self.converged[picks], self.damping[picks], self.raised[picks],
-        )  # fmt: skip
+        """The given ones."""
+        return _State(self.problems.of(picks), self.fits.of(picks))
+
+    @property
+    def unfinished(self) -> Tensor:
+        """Which have neither converged nor spent their steps, (B,) bool."""
+        return ~self.fits.converged & (self.fits.steps_taken < self.problems.steps)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How the best of many fits stands, as plain numbers."""
+
+    objective: float  # E
+    residual: float  # its weighted mean |r|, the observation's unit
+    unfinished: int  # problems still moving
 
 
 class LevenbergMarquardt:
@@ -326,8 +337,8 @@ class LevenbergMarquardt:
         self.fields, self.prior = fields, prior
         self.settings = settings or FitSettings()
         steps = torch.zeros_like(problems.steps)
-        self._state = _State(
-            problems,
+        fits = Fits(
+            problems.codes,
             problems.placements,
             self._linearise(problems, problems.placements),
             steps_taken=steps,
@@ -335,118 +346,142 @@ class LevenbergMarquardt:
             damping=torch.full_like(problems.huber, self.settings.damping),
             raised=torch.full_like(problems.huber, 2.0),
         )
+        self._set(_State(problems, fits))
+
+    def _set(self, state: _State) -> None:
+        self._state = state
+        self._standing: Standing | None = None
 
     @classmethod
     def joined(cls, fits: Sequence[LevenbergMarquardt]) -> LevenbergMarquardt:
         """One fit of the problems of all, in order; they have fields, prior and settings in common."""
         together = copy(fits[0])
-        together._state = _State.joined([fit._state for fit in fits])
+        problems = Problems.joined([fit._state.problems for fit in fits])
+        parts = [fit._state.fits for fit in fits]
+        together._set(_State(problems, mapped(lambda *some: torch.cat(some), *parts)))
         return together
 
     def part_into(self, fits: Sequence[LevenbergMarquardt]) -> None:
         """Give the fits that were joined into this one what has become of their problems."""
-        first, state = 0, self._state
+        first = 0
         for fit in fits:
-            own = slice(first, first := first + len(fit.problems))
-            fit._state = _State(
-                # The rows never change: their own are kept, which many problems may share.
-                replace(fit.problems, codes=self.codes[own], placements=self.placements.of(own)),
-                fit._state.start,
-                state.model.of(own),
-                state.steps_taken[own],
-                state.converged[own],
-                state.damping[own],
-                state.raised[own],
-            )
+            own = slice(first, first := first + len(fit._state.problems))
+            # Their rows never change: their own are kept, which many problems may share.
+            fit._set(replace(fit._state, fits=self._state.fits.of(own)))
 
     @property
     def problems(self) -> Problems:
         """The problems, with the best codes and placements so far."""
-        return self._state.problems
+        return replace(self._state.problems, codes=self.codes, placements=self.placements)
 
     @property
     def steps_taken(self) -> Tensor:
         """Steps that each problem has tried (B,)."""
-        return self._state.steps_taken
+        return self._state.fits.steps_taken
 
     @property
     def codes(self) -> Tensor:
         """The best codes so far (B, L)."""
-        return self.problems.codes
+        return self._state.fits.codes
 
     @property
     def placements(self) -> Placements:
         """The best placements so far."""
-        return self.problems.placements
+        return self._state.fits.placements
+
+    @property
+    def model(self) -> Linearisation:
+        """E and its Gauss-Newton model there; of what is not solved for, zero."""
+        return self._state.fits.model
 
     @property
     def cost(self) -> Tensor:
         """E of each problem (B,)."""
-        return self._state.model.cost
+        return self.model.cost
 
     @property
     def hessian(self) -> Tensor:
-        """Gauss-Newton Hessian of E (B, L + 7, L + 7); of what is not solved for, zero."""
-        return self._state.model.hessian
+        """Gauss-Newton Hessian of E (B, L + 7, L + 7)."""
+        return self.model.hessian
 
     @property
     def residual(self) -> Tensor:
         """Weighted mean |r| of each problem (B,), the observation's unit."""
-        return self._state.model.residual
+        return self.model.residual
 
     @property
     def finished_problems(self) -> Tensor:
         """Which problems have converged or spent their steps, (B,) bool."""
-        return self._state.converged | (self.steps_taken >= self.problems.steps)
+        return ~self._state.unfinished
+
+    @property
+    def standing(self) -> Standing:
+        """How the best fit stands. It waits for the device, but once a step."""
+        if self._standing is None:
+            best = self.cost.argmin(dim=0, keepdim=True)
+            numbers = self.cost[best], self.residual[best], self._state.unfinished.sum().to(self.cost)[None]
+            objective, residual, unfinished = torch.cat(numbers).tolist()
+            self._standing = Standing(objective, residual, int(unfinished))
+        return self._standing
 
     @property
     def finished(self) -> bool:
-        """Whether every problem has."""
-        return bool(self.finished_problems.all())
+        """Whether every problem has converged or spent its steps."""
+        return self.standing.unfinished == 0
 
     def step(self) -> None:
         """Try one damped Gauss-Newton step on every unfinished problem. If it raises, nothing has changed."""
-        active = (~self.finished_problems).nonzero().squeeze(1)
-        state = self._state.of(active)
-        now, model = state.problems, state.model
-        move = self._solve(model, state.damping)
+        state = self._state
+        if self._waits_for_launches():
+            key = self.fields, self.prior, replace(self.settings, steps=0)
+            fits = _recorder(self._stepped, state, *key)
+        else:
+            moving = state.unfinished.nonzero().squeeze(1)
+            some = state if len(moving) == len(state.problems) else state.of(moving)
+            fits = self._stepped(some)
+            if some is not state:
+                fits = state.fits.updated(moving, fits)
+        self._set(replace(state, fits=fits))
+
+    def _waits_for_launches(self) -> bool:
+        """Whether a step takes a GPU less time than it takes to tell it what to do."""
+        rows = self._state.problems.rows
+        return rows.points.device.type == "cuda" and rows.weights.numel() <= RECORDED_ROWS
+
+    def _stepped(self, state: _State) -> Fits:
+        """The fits after one step: of tensors alone, and the same work whatever their values are."""
+        problems, now, unfinished = state.problems, state.fits, state.unfinished
+        move, solved = self._solve(now.model, now.damping)
         length = now.codes.shape[1]
-        there = replace(
-            now,
-            codes=now.codes + move[:, :length],
-            placements=now.placements.moved(now.freedom * move[:, length:]),
-        )
-        tried = self._linearise(there, state.start)
-        better = tried.cost < model.cost
-        small = better & (model.cost - tried.cost < self.settings.tolerance * model.cost)
-        damping, raised = _adapted(state, better, (model.cost - tried.cost) / _promised(model, move))
-        taken = self._taken(active[better], there.of(better), tried.of(better))
-        self._state = replace(
-            taken,
-            steps_taken=taken.steps_taken.index_add(0, active, torch.ones_like(active)),
-            converged=taken.converged.index_put((active,), small | (damping > 1e4)),
-            damping=taken.damping.index_put((active,), damping),
-            raised=taken.raised.index_put((active,), raised),
+        codes = now.codes + move[:, :length]
+        placements = now.placements.moved(problems.freedom * move[:, length:])
+        there = replace(problems, codes=codes, placements=placements)
+        model = self._linearise(there, problems.placements)
+        decrease = now.model.cost - model.cost
+        better = unfinished & solved & (decrease > 0)
+        small = better & (decrease < self.settings.tolerance * now.model.cost)
+        damping, raised = _adapted(now, better, decrease / _promised(now.model, move))
+        moved = now.where(better, replace(now, codes=codes, placements=placements, model=model))
+        return replace(
+            moved,
+            steps_taken=now.steps_taken + unfinished,
+            converged=now.converged | unfinished & (small | (damping > 1e4)),
+            damping=torch.where(unfinished, damping, now.damping),
+            raised=torch.where(unfinished, raised, now.raised),
         )
 
-    def _taken(self, which: Tensor, there: Problems, model: Linearisation) -> _State:
-        """The state with the given problems moved."""
-        state, placements = self._state, self.problems.placements
-        parts = [placements.log_scale.clone(), placements.rotation.clone(), placements.translation.clone()]
-        new = there.placements.log_scale, there.placements.rotation, there.placements.translation
-        for old, part in zip(parts, new, strict=True):
-            old[which] = part
-        codes = self.problems.codes.index_put((which,), there.codes)
-        problems = replace(self.problems, codes=codes, placements=Placements(*parts))
-        return replace(state, problems=problems, model=state.model.updated(which, model))
-
-    def _solve(self, model: Linearisation, damping: Tensor) -> Tensor:
+    def _solve(self, model: Linearisation, damping: Tensor) -> tuple[Tensor, Tensor]:
+        """Damped moves (B, D) towards the model's minimum, and whether there is one, (B,) bool."""
         diagonal = model.hessian.diagonal(dim1=1, dim2=2)
         # What is not solved for has a zero row: a one on its diagonal leaves it where it is.
         idle = (diagonal == 0).to(diagonal.dtype)
         damped = model.hessian + torch.diag_embed(damping[:, None] * diagonal + idle + 1e-10)
-        move: Tensor = torch.linalg.solve(damped, model.gradient)
-        return -move
+        # Too little damping for the precision is no error, but a step refused: it asks for more.
+        factor, failure = torch.linalg.cholesky_ex(damped)
+        half = torch.linalg.solve_triangular(factor, model.gradient[..., None], upper=False)
+        move = torch.linalg.solve_triangular(factor.mT, half, upper=True)[..., 0]
+        solved = (failure == 0) & move.isfinite().all(dim=1)
+        return -move.masked_fill(~solved[:, None], 0.0), solved
 
     def _linearise(self, problems: Problems, start: Placements) -> Linearisation:
         rows, placements = problems.rows, problems.placements
@@ -515,14 +550,14 @@ def _joined(parts: Sequence[tuple[Tensor, Tensor, Tensor]], dim: int) -> tuple[T
     return torch.cat(distances, dim), torch.cat(by_code, dim), torch.cat(by_point, dim)
 
 
-def _adapted(state: _State, better: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
+def _adapted(fits: Fits, better: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
     """Less damping the better the model foretold the decrease, ever more at refusals in a row, (B,) each.
 
     Nielsen, "Damping parameter in Marquardt's method", IMM-REP-1999-05, section 3.
     """
     shrink = (1 - (2 * gain - 1) ** 3).clamp(1 / 5, 2)
-    damping = state.damping * torch.where(better, shrink, state.raised)
-    return damping.clamp(1e-6, 1e6), torch.where(better, 2.0, 2 * state.raised)
+    damping = fits.damping * torch.where(better, shrink, fits.raised)
+    return damping.clamp(1e-6, 1e6), (2 * fits.raised).masked_fill(better, 2.0)
 
 
 def _promised(model: Linearisation, move: Tensor) -> Tensor:

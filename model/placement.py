@@ -106,9 +106,13 @@ def gradient_by_move(by_point: Tensor, scaled: Tensor, offsets: Tensor) -> Tenso
 
 
 def rotation_of(vectors: Tensor) -> Tensor:
-    """Rotation matrices (B, 3, 3) of (B, 3) rotation vectors."""
-    rotations: Tensor = torch.linalg.matrix_exp(_cross_matrix(vectors))
-    return rotations
+    """Rotation matrices (B, 3, 3) of (B, 3) rotation vectors (Rodrigues)."""
+    angle = vectors.norm(dim=1)[:, None, None]
+    cross = _cross_matrix(vectors)
+    sine = torch.sinc(angle / torch.pi)  # sin(angle) / angle
+    versine = torch.sinc(angle / (2 * torch.pi)).square() / 2  # (1 - cos(angle)) / angle²
+    eye = torch.eye(3, dtype=vectors.dtype, device=vectors.device)
+    return eye + sine * cross + versine * (cross @ cross)
 
 
 def _cross_matrix(v: Tensor) -> Tensor:

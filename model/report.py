@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -110,7 +110,7 @@ class CompletionReport:
     watertight: bool
     volume: float  # cubic units of the scan
     deviation_median: float  # of the surface along its normal, over the mesh
-    seconds: dict[str, float]
+    seconds: dict[str, float] = field(default_factory=dict)  # spent in each phase
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -131,11 +131,10 @@ class Finished:
     evaluations: int
     solver: str
     pose: str
-    seconds: dict[str, float]
 
 
 def report_of(done: Finished) -> CompletionReport:
-    """The report of a completion."""
+    """The report of a completion; what time it took is not known yet."""
     checkpoint, fit, observation = done.checkpoint, done.fit, done.observation
     from_scan, scale = observation.from_scan, fit.best.placement.scale * observation.from_scan.scale
     within, rms = _seen_beside_mesh(done, done.eta / scale)
@@ -189,7 +188,6 @@ def report_of(done: Finished) -> CompletionReport:
         watertight=bool(body.is_watertight),
         volume=float(body.volume),
         deviation_median=0.0 if deviation is None else float(np.median(deviation)),
-        seconds={phase: round(spent, 3) for phase, spent in done.seconds.items()},
     )
 
 

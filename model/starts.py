@@ -18,6 +18,7 @@ from torch import Tensor
 
 from model.batch import Steps
 from model.decoder import Decoder
+from model.field import at_a_time
 from model.latent import CodePrior, FitSettings, LevenbergMarquardt, Problems, Rows, objective
 from model.placement import Placements, rotations_all_around, yaws
 
@@ -36,8 +37,8 @@ YAWS, ROTATIONS = 24, 360
 FREE_SHAPES = 16
 """Under a free pose only so many start shapes, the most different ones, are tried at every rotation."""
 
-LOOKUPS = 4_000_000
-"""Grid values looked up at a time."""
+LOOKUPS = (4_000_000, 64_000_000)
+"""Grid values looked up at a time, on a CPU and on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,16 @@ class StartShapes:
         size = self.grids.shape[1]
         where = ((points + HALF_WIDTH) * ((size - 1) / (2 * HALF_WIDTH))).clamp(0, size - 1.001)
         cell = where.long()
-        strides = torch.tensor([size * size, size, 1], device=points.device)
-        ends = torch.tensor([0, 1], device=points.device)
-        near = (torch.cartesian_prod(ends, ends, ends) * strides).sum(dim=-1)
-        first = codes.long() * size**3 + (cell * strides).sum(dim=-1)
+        corner = torch.arange(8, device=points.device)
+        near = _number(corner // 4, corner // 2 % 2, corner % 2, size)
+        first = codes.long() * size**3 + _number(cell[..., 0], cell[..., 1], cell[..., 2], size)
         values = self.grids.flatten()[first[..., None] + near].float() * (FARTHEST / 127)
         return values.unflatten(-1, (2, 2, 2)), where - cell
+
+
+def _number(x: Tensor, y: Tensor, z: Tensor, size: int) -> Tensor:
+    """Where the value at a corner of a grid stands among all of its values."""
+    return (x * size + y) * size + z
 
 
 def _beside(share: Tensor, values: Tensor) -> Tensor:
@@ -207,8 +212,9 @@ def _flat_prior(device: torch.device) -> CodePrior:
 
 
 def _costs(starts: StartShapes, rows: Rows, tried: Hypotheses, settings: FitSettings) -> Steps[Tensor]:
-    costs, prior = [], _flat_prior(rows.points.device)
-    for part in torch.arange(len(tried), device=rows.points.device).split(max(1, LOOKUPS // (8 * len(rows)))):
+    device, costs = rows.points.device, []
+    prior, together = _flat_prior(device), max(1, at_a_time(device, *LOOKUPS) // (8 * len(rows)))
+    for part in torch.arange(len(tried), device=device).split(together):
         one = tried.of(part)
         problems = Problems.start(rows, one.origin[:, None].float(), one.placements, "known", settings)
         costs.append(objective(starts, prior, problems, settings))

@@ -1,0 +1,93 @@
+"""Functions of tensors, recorded once on a GPU and replayed: launching many small kernels takes long.
+
+A function is recorded, as a CUDA graph, for arguments of one shape. It must be pure and launch the same
+kernels whatever the values are, at which it cannot look. Argument and result are dataclasses of tensors (see
+`model.trees`). What a function computes is not known here.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from threading import Lock
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from model.trees import leaves, mapped
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+class Recording:
+    """One function, recorded for arguments shaped like an example."""
+
+    def __init__(self, function: Callable[[A], R], example: A, pool: Any, stream: torch.cuda.Stream) -> None:
+        self._argument = mapped(torch.clone, example)
+        self._given: list[Tensor | None] = [None for _ in leaves(example)]
+        self._graph = torch.cuda.CUDAGraph()
+        # Other threads may go on with what cannot be recorded: only this one must not do it.
+        with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            self._result = function(self._argument)
+
+    def replay(self, argument: Any) -> Any:
+        """What the function makes of an argument."""
+        given = list(leaves(argument))
+        for own, new, before in zip(leaves(self._argument), given, self._given, strict=True):
+            if new is not before:
+                own.copy_(new)
+        self._given = [*given]
+        self._graph.replay()
+        return mapped(torch.clone, self._result)  # the next replay, of any recording, writes over it
+
+
+class Recorder:
+    """Calls functions, and records each when it is called the second time: the first has warmed it up.
+
+    The `most` recordings that were used last are kept. They share their memory: one replays at a time.
+    Tensors that were handed in must not be changed in place.
+    """
+
+    def __init__(self, most: int = 48) -> None:
+        self.most = most
+        self._recordings: OrderedDict[Hashable, Recording | None] = OrderedDict()
+        self._place: tuple[Any, torch.cuda.Stream] | None = None
+        self._broken = False
+        self._lock = Lock()
+
+    def __call__(self, function: Callable[[A], R], argument: A, *key: object) -> R:
+        """The function's result. `key` is all else that it depends on, kept alive with the recording."""
+        shapes = tuple((part.shape, part.dtype) for part in leaves(argument))
+        with self._lock:
+            recording = self._recording((key, shapes), function, argument)
+            if recording is not None:
+                result: R = recording.replay(argument)
+                return result
+        return function(argument)
+
+    def _recording(self, key: Hashable, function: Callable[[A], R], argument: A) -> Recording | None:
+        """The recording of a key; None the first time, and where nothing can be recorded."""
+        if self._broken:
+            return None
+        known, recording = key in self._recordings, self._recordings.pop(key, None)
+        if known and recording is None:
+            recording = self._recorded(function, argument)
+        self._recordings[key] = recording  # last in line
+        while len(self._recordings) > self.most:
+            self._recordings.popitem(last=False)
+        return recording
+
+    def _recorded(self, function: Callable[[A], R], argument: A) -> Recording | None:
+        """A new recording. Once that has failed, all functions are called plainly."""
+        current = torch.cuda.current_stream()
+        try:
+            self._place = self._place or (torch.cuda.graph_pool_handle(), torch.cuda.Stream())
+            return Recording(function, argument, *self._place)
+        except RuntimeError as error:
+            torch.cuda.set_stream(current)  # a recording that fails leaves its own behind
+            self._broken = True
+            warnings.warn(f"no CUDA graph can be recorded, so steps take longer: {error}", stacklevel=2)
+            return None
