@@ -5,7 +5,8 @@ the CPU. Time: the shipped example scan completed again and again, warm, with it
 unknown; by phase, and how often faster than the published recipe (Adam, 800 iterations on 8,000 samples,
 then a dense grid) with the same decoder on the same device. Throughput: several completions in one batch, as
 a worker has them. Training: our step beside the published one (`benchmarks.training`), and which share of
-the device's matrix products it comes to.
+the device's matrix products it comes to; and the step recorded as a CUDA graph beside the same one launched
+kernel by kernel: how much faster, and whether it learns the same.
 
 Without a GPU everything runs on the CPU, which shows that it works and no more; --quick keeps that short.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,8 @@ from model.observation import Observation, View, observe
 from model.placement import Placements
 from model.surface import extract_surface, zero_level
 from model.training.compute import has_bfloat16
+from model.training.graphs import Recorded
+from model.training.trainer import Trainer
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 ADAM_ROWS = (4800, 3200)
@@ -59,10 +63,11 @@ class Effort:
     in_flight: tuple[int, ...]
     adam_steps: int
     matrix: int
+    graph_steps: int
 
 
-FULL = Effort(256, 128, 10, (1, 4, 16, 64), 800, 8192)
-QUICK = Effort(32, 32, 2, (1, 2), 20, 256)
+FULL = Effort(256, 128, 10, (1, 4, 16, 64), 800, 8192, 200)
+QUICK = Effort(32, 32, 2, (1, 2), 20, 256, 8)
 
 
 @dataclass(frozen=True)
@@ -221,7 +226,76 @@ def trained(options: argparse.Namespace, effort: Effort) -> list[Figure]:
         Figure("our step / the published one", ours.times, "x"),
         Figure("matrix products, measured", peak / 1e12, "TFLOP/s"),
         Figure("share of them in our step", 100 * share, "%"),
+        *graphs(options.device, effort, training.QUICK if options.quick else training.FULL),
     ]
+
+
+Settings = dict[str, object]
+
+
+def networks(sizes: training.Sizes) -> dict[str, tuple[Settings, Settings]]:
+    """What is recorded: settings of the decoder and of training."""
+    switches: Settings = {
+        "eikonal_weight": 0.01,
+        "gradient_clip": 1.0,
+        "average_decay": 0.9,
+        "code_bound": 1.0,
+    }
+    stages: Settings = {
+        "curriculum": [{"until": 0.3, "tolerance": 0.01}, {"until": 1.0}],
+        "penalty_share": 1.0,
+    }
+    return {
+        "the published network": ({}, {}),
+        "8 × 256, 64 shapes a step": (
+            {"width": 256, "code_length": 128, "octaves": 5},
+            {"shapes_per_step": 64, "points_per_shape": sizes.points // 8},
+        ),
+        "all switches": ({"weight_norm": True, "dropout": training.DROPOUT}, {**switches, **stages}),
+    }
+
+
+def graphs(device: str, effort: Effort, sizes: training.Sizes) -> list[Figure]:
+    """The recorded step beside the same launched kernel by kernel: time, and what it has learnt."""
+    figures: list[Figure] = []
+    with tempfile.TemporaryDirectory() as folder:
+        files = training.write_spheres(Path(folder), sizes)
+        for name, (network, settings) in networks(sizes).items():
+            # Half of the steps in bfloat16, half in float32: both are recorded.
+            settings = {**settings, "steps": effort.graph_steps, "float32_share": 0.5}
+            trainers = [
+                training.trainer_of(files, sizes, device, network, **settings, cuda_graph=graph)
+                for graph in (False, False, True)
+            ]
+            figures += compared(name, *trainers)
+    return figures
+
+
+def compared(name: str, plain: Trainer, again: Trainer, recorded: Trainer) -> Iterator[Figure]:
+    """All trained to the end; the times are those of the last quarter of the steps, all of one phase.
+
+    Sums on a GPU have no fixed order: how far apart two plain runs come is what the recorded one is held to.
+    """
+    trainers = (plain, again, recorded)
+    losses, seconds = zip(*(trained_to_the_end(trainer) for trainer in trainers), strict=True)
+    works = isinstance(recorded.update, Recorded) and recorded.update.recording is not None
+    yield Figure(f"{name}: recorded", float(works), "1 if so")
+    yield Figure(f"{name}: recorded, a step", 1000 * seconds[2], "ms")
+    yield Figure(f"{name}: kernel by kernel / recorded", min(seconds[:2]) / seconds[2], "x")
+    for other, found in (("recorded", losses[2]), ("plain again", losses[1])):
+        apart = float((found / losses[0] - 1).abs().max())
+        yield Figure(f"{name}: losses of all steps, {other}, largest difference", apart, "of it")
+
+
+def trained_to_the_end(trainer: Trainer) -> tuple[Tensor, float]:
+    """Losses of all steps, and seconds a step in the last quarter, which is not waited for step by step."""
+    steps = trainer.recipe.training.steps
+    losses = [trainer.step() for _ in range(steps - steps // 4)]
+    _ = losses[-1].item()
+    start = perf_counter()
+    losses += [trainer.step() for _ in range(steps // 4)]
+    _ = losses[-1].item()
+    return torch.stack(losses).cpu(), (perf_counter() - start) / (steps // 4)
 
 
 def products_a_second(device: str, size: int) -> float:

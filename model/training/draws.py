@@ -37,14 +37,23 @@ class Batch:
     noise: Tensor  # (B, L) standard normal, for the codes
     uniform: Tensor  # (B, E, 3) in the cube around the unit ball, for the Eikonal term
 
-    def split(self, parts: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Rows (b,) of the batch with points (b, p, 3) and distances (b, p), in about so many parts.
+    def copied(self) -> Batch:
+        """The same in memory of its own."""
+        return Batch(*(part.clone() for part in vars(self).values()))
+
+    def take(self, other: Batch) -> None:
+        """Become another batch of the same size, in the memory that this one has."""
+        for own, new in zip(vars(self).values(), vars(other).values(), strict=True):
+            own.copy_(new)
+
+    def split(self, parts: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Rows of the batch, b of them, with points (b, p, 3) and distances (b, p), in about so many parts.
 
         They have fewer shapes each, and fewer points where there are more parts than shapes.
         """
-        each = -(-parts // len(self.shapes))
-        rows = torch.arange(len(self.shapes), device=self.shapes.device)
-        for some in rows.chunk(parts):
+        each, count = -(-parts // len(self.shapes)), -(-len(self.shapes) // parts)
+        for first in range(0, len(self.shapes), count):
+            some = slice(first, first + count)
             pieces = (self.points[some].chunk(each, dim=1), self.distances[some].chunk(each, dim=1))
             yield from ((some, points, distances) for points, distances in zip(*pieces, strict=True))
 
@@ -85,7 +94,8 @@ class Draws:
         """What a step sees of a shard; `data` are the samples of this process, one of `ranks`."""
         device, settings = data.samples.device, recipe.training
         generator = torch.Generator(device).manual_seed(seed_of(self.seed, SAMPLES, step, shard))
-        shapes = (self.order(step, shard) // ranks.count).to(device)
+        # Not waited for: the step before may still be computed.
+        shapes = (self.order(step, shard) // ranks.count).to(device, non_blocking=True)
         points, distances = data.draw(shapes, settings.points_per_shape, generator)
         noise = torch.randn(len(shapes), recipe.decoder.code_length, generator=generator, device=device)
         cube = torch.rand(len(shapes), settings.eikonal_points, 3, generator=generator, device=device)

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from model.decoder import Decoder
 from model.latent import CodePrior
-from model.training import schedules
 from model.training.compute import autocast, compiled
 from model.training.draws import Batch
 from model.training.recipe import Recipe
+from model.training.schedules import Phase
 
 Field = Callable[[Tensor], Tensor]
 """Signed distances (S, N) of (S, N, 3) points."""
@@ -77,33 +77,29 @@ CODE_PRIORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 class Objective:
-    """The loss of a recipe, at any step of it."""
+    """The loss of a recipe, in any phase of it."""
 
     def __init__(self, recipe: Recipe, decoder: Decoder) -> None:
         self.settings, self.decoder = recipe.training, decoder
         self.field = compiled(decoder) if self.settings.compile else decoder
 
-    def data_term(self, step: int, codes: Tensor, points: Tensor, distances: Tensor) -> Tensor:
+    def data_term(self, phase: Phase, codes: Tensor, points: Tensor, distances: Tensor) -> Tensor:
         """What the fields of (B, L) codes cost at (B, P, 3) points with these true distances (B, P)."""
-        settings, stage = self.settings, schedules.stage_at(step, self.settings)
-        depth = self._depth(step)
         # It would be compiled anew for every depth while layers are blended in.
-        field = self.field if depth.is_integer() else self.decoder
-        with autocast(schedules.precision_at(step, settings), points.device.type):
-            predicted = field(codes, points, depth)
-        return clamped_l1(predicted, distances, settings.clamping_distance, stage.tolerance, stage.hardness)
+        field = self.field if phase.depth.is_integer() else self.decoder
+        with autocast(phase.precision, points.device.type):
+            predicted = field(codes, points, phase.depth)
+        delta = self.settings.clamping_distance
+        return clamped_l1(predicted, distances, delta, phase.tolerance, phase.hardness)
 
-    def regularisation(self, step: int, batch: Batch, codes: Tensor, noisy: Tensor, every: Tensor) -> Tensor:
-        """Prior of a batch's codes (B, L) and Eikonal term of the same with noise; `every` are all (N, L)."""
-        settings, depth = self.settings, self._depth(step)
-        weight = settings.code_penalty * schedules.penalty_share(step, settings)
-        penalty = weight * CODE_PRIORS[settings.code_prior](codes, every)
-        if not settings.eikonal_weight:
-            return penalty
+    def prior(self, codes: Tensor, every: Tensor) -> Tensor:
+        """What a batch's codes (B, L) cost before it is weighed; `every` are all codes (N, L)."""
+        return CODE_PRIORS[self.settings.code_prior](codes, every)
+
+    def eikonal_term(self, phase: Phase, batch: Batch, codes: Tensor) -> Tensor:
+        """What slopes other than 1 of the fields of (B, L) codes cost."""
+        settings = self.settings
         sampled = batch.points[:, : settings.eikonal_points]
         points = batch.uniform if settings.eikonal_at == "uniform" else sampled
-        slopes = eikonal(lambda where: self.decoder(noisy, where, depth), points)
-        return penalty + settings.eikonal_weight * slopes
-
-    def _depth(self, step: int) -> float:
-        return schedules.depth_at(step, self.settings, self.decoder.spec.depth)
+        slopes = eikonal(lambda where: self.decoder(codes, where, phase.depth), points)
+        return settings.eikonal_weight * slopes

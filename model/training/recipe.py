@@ -148,6 +148,7 @@ class TrainingRecipe(_Section):
     )
     final_precision: Literal["tf32", "float32"] = Field("float32", description="of the last steps")
     compile: bool = Field(False, description="compile the network with torch.compile")
+    cuda_graph: bool = Field(True, description="on a GPU, record the step and replay it as one launch")
 
     save_every: int = Field(500, gt=0, multiple_of=50, description="steps between resumable states")
     snapshot_every: int = Field(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise
 
 from model.training.recipe import Stage, TrainingRecipe
@@ -30,9 +31,9 @@ def rates_at(step: int, recipe: TrainingRecipe) -> tuple[float, float]:
     return recipe.decoder_rate * share, recipe.code_rate * share
 
 
-def penalty_share(step: int, recipe: TrainingRecipe) -> float:
-    """Share of the full code penalty at a step: it rises in a line over `penalty_share` of the steps."""
-    return min(1.0, (step + 1) / max(1.0, recipe.steps * recipe.penalty_share))
+def penalty_at(step: int, recipe: TrainingRecipe) -> float:
+    """Weight of the code penalty at a step: it rises in a line over `penalty_share` of the steps."""
+    return recipe.code_penalty * min(1.0, (step + 1) / max(1.0, recipe.steps * recipe.penalty_share))
 
 
 def stage_at(step: int, recipe: TrainingRecipe) -> Stage:
@@ -60,3 +61,19 @@ def precision_at(step: int, recipe: TrainingRecipe) -> str:
     """`bfloat16`, `tf32` or `float32`."""
     last = step >= recipe.steps * (1 - recipe.float32_share)
     return recipe.final_precision if last else recipe.precision
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What the schedules say of how a step is computed. Steps of one phase do the same with other numbers."""
+
+    precision: str  # `bfloat16`, `tf32` or `float32`
+    tolerance: float  # ε of the curriculum
+    hardness: float  # λ
+    depth: float  # hidden layers in use; not whole while new ones are blended in
+
+
+def phase_at(step: int, recipe: TrainingRecipe, full: int) -> Phase:
+    """The phase of a step, of a network of `full` hidden layers."""
+    stage = stage_at(step, recipe)
+    return Phase(precision_at(step, recipe), stage.tolerance, stage.hardness, depth_at(step, recipe, full))

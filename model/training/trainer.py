@@ -10,17 +10,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from model.decoder import Decoder
 from model.training.compute import parts_of
 from model.training.dataset import SampleSet
 from model.training.draws import Batch, Draws, joined_batches
+from model.training.graphs import Recorded, Update
 from model.training.logs import Logged
 from model.training.losses import Objective
 from model.training.ranks import ALONE, Ranks
 from model.training.recipe import Recipe
-from model.training.schedules import depth_at, rates_at
+from model.training.schedules import Phase, depth_at, penalty_at, phase_at, rates_at
 from model.training.states import State, with_codes
 
 
@@ -56,13 +57,18 @@ class Trainer:
         decoder, length = Decoder(recipe.decoder.spec()), recipe.decoder.code_length
         codes = torch.randn(len(self.names), length) * settings.code_std / math.sqrt(length)
         self.model = AutoDecoder(decoder, ranks.own_rows(codes)).to(device)
-        self.average = _average(self.model, settings.average_decay) if settings.average_decay else None
+        self.average = copy.deepcopy(self.model).requires_grad_(False) if settings.average_decay else None
         self.objective = Objective(recipe, self.decoder)
+        # What changes from step to step lies in memory, where a recorded step reads it.
+        self.decoder_rate, self.code_rate, self.penalty = torch.zeros(3, device=device)
         groups: list[dict[str, Any]] = [
-            {"params": self.decoder.parameters()},
-            {"params": [self.codes], "weight_decay": 0.0},
+            {"params": self.decoder.parameters(), "lr": self.decoder_rate},
+            {"params": [self.codes], "lr": self.code_rate, "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
+        self.optimizer = torch.optim.AdamW(
+            groups, weight_decay=settings.weight_decay, fused=True, capturable=device == "cuda"
+        )
+        self.update = self._recorded()
 
     @property
     def decoder(self) -> Decoder:
@@ -76,41 +82,71 @@ class Trainer:
 
     def step(self) -> Tensor:
         """One optimiser step; returns the data term of the loss: of several processes, each its share."""
-        settings = self.recipe.training
+        settings, step = self.recipe.training, self.step_count
         self.decoder.train()
-        self.draws.seed_dropout(self.step_count, self.ranks.rank)
-        loss = self._backward()
-        self.ranks.add_up_gradients(self.decoder.parameters())
-        if settings.gradient_clip:
-            nn.utils.clip_grad_norm_(self.decoder.parameters(), settings.gradient_clip)
-        rates = rates_at(self.step_count, settings)
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-        self.optimizer.step()
-        if settings.code_bound:
-            self.codes.data = self.codes.data.renorm(2, 0, settings.code_bound)
-        if self.average:
-            self.average.update_parameters(self.model)
+        if self.decoder.spec.dropout:
+            self.draws.seed_dropout(step, self.ranks.rank)
+        decoder_rate, code_rate = rates_at(step, settings)
+        self.decoder_rate.fill_(decoder_rate)
+        self.code_rate.fill_(code_rate)
+        self.penalty.fill_(penalty_at(step, settings))
+        loss = self.update(phase_at(step, settings, self.decoder.spec.depth), self.next_batch())
+        self._move_average()
         self.step_count += 1
         return loss
 
-    def _backward(self) -> Tensor:
+    def _recorded(self) -> Update:
+        """What `step` does with a batch, recorded where that can be and is faster."""
+        settings = self.recipe.training
+        # The Gaussian prior inverts a matrix, and waits to hear whether it could. Exchanges are not recorded.
+        can_be = settings.code_prior != "gaussian" and self.ranks.count == 1
+        return (
+            Recorded(self._update)
+            if self.device == "cuda" and settings.cuda_graph and can_be
+            else self._update
+        )
+
+    def _update(self, phase: Phase, batch: Batch) -> Tensor:
+        """Move decoder and codes by one step; the data term of the loss.
+
+        It may be recorded: whatever changes from step to step of a phase must be in a tensor.
+        """
+        settings = self.recipe.training
+        loss = self._backward(phase, batch)
+        self.ranks.add_up_gradients(self.decoder.parameters())
+        if settings.gradient_clip:
+            nn.utils.clip_grad_norm_(self.decoder.parameters(), settings.gradient_clip)
+        self.optimizer.step()
+        if settings.code_bound:
+            self.codes.data.renorm_(2, 0, settings.code_bound)
+        return loss
+
+    def _backward(self, phase: Phase, batch: Batch) -> Tensor:
         """Gradients of the loss of one step, in as many parts as the recipe says; its data term."""
-        settings, step, batch = self.recipe.training, self.step_count, self.next_batch()
+        settings = self.recipe.training
         self.optimizer.zero_grad(set_to_none=True)
-        codes = self.codes[batch.shapes]
+        codes = self.codes.index_select(0, batch.shapes)
         noisy = codes + settings.code_noise * batch.noise
         seen = noisy.detach().requires_grad_()  # gathers the gradients of all parts
         loss = torch.zeros((), device=self.device)
         for rows, points, distances in batch.split(self.parts):
             share = distances.numel() / (settings.shapes_per_step * settings.points_per_shape)
-            error = share * self.objective.data_term(step, seen[rows], points, distances)
+            error = share * self.objective.data_term(phase, seen[rows], points, distances)
             error.backward()
             loss += error.detach()
         every = self.every_code() if settings.code_prior == "gaussian" else self.codes
-        added = self.objective.regularisation(step, batch, codes, noisy, every) / self.ranks.count
-        torch.autograd.backward([added, noisy], [None, seen.grad])
+        added = self.penalty * self.objective.prior(codes, every)
+        if settings.eikonal_weight:
+            added = added + self.objective.eikonal_term(phase, batch, noisy)
+        torch.autograd.backward([added / self.ranks.count, noisy], [None, seen.grad])
         return loss
+
+    def _move_average(self) -> None:
+        """Move the averages towards decoder and codes; the first step is where they begin."""
+        if self.average:
+            decay = self.recipe.training.average_decay if self.step_count else 0.0
+            averages, now = list(self.average.parameters()), list(self.model.parameters())
+            get_ema_multi_avg_fn(decay)(averages, now, None)
 
     def next_batch(self) -> Batch:
         """What the next step sees of the shapes of this process."""
@@ -131,8 +167,7 @@ class Trainer:
         full = self.recipe.decoder.depth
         if depth_at(self.step_count, self.recipe.training, full) < full:
             raise ValueError(f"at step {self.step_count} the network has not grown to its {full} layers yet")
-        model = copy.deepcopy(self.average.module if self.average else self.model)
-        assert isinstance(model, AutoDecoder)
+        model = copy.deepcopy(self.average or self.model).requires_grad_()
         return model.decoder, self.ranks.gathered(model.codes, len(self.names))
 
     def state(self) -> State:
@@ -157,12 +192,12 @@ class Trainer:
             raise ValueError("the saved state has another decoder: remove the training folder") from error
         if self.average and own["average"]:
             self.average.load_state_dict(own["average"])
-        self.optimizer.load_state_dict(own["optimizer"])
-        self.step_count = own["step"]
-
-
-def _average(model: AutoDecoder, decay: float) -> AveragedModel:
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        # The settings are the recipe's; only the moments are the state's.
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({**own["optimizer"], "param_groups": groups})
+        for group, rate in zip(self.optimizer.param_groups, (self.decoder_rate, self.code_rate), strict=True):
+            group["lr"] = rate  # it was copied, to where no step looks
+        self.step_count, self.update = own["step"], self._recorded()
 
 
 LOG_EVERY = 50
@@ -185,7 +220,7 @@ def run(trainer: Trainer, log_every: int = LOG_EVERY) -> Iterator[Logged]:
 def _line(trainer: Trainer, loss: float, seconds: float, steps_per_second: float) -> Logged:
     settings = trainer.recipe.training
     norms = [part.detach().norm() for part in trainer.decoder.parameters()]
-    decoder_rate, code_rate = (group["lr"] for group in trainer.optimizer.param_groups)
+    decoder_rate, code_rate = rates_at(trainer.step_count - 1, settings)
     return Logged(
         step=trainer.step_count,
         loss=loss,

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from model.training.recipe import DecoderRecipe, Recipe, Stage, TrainingRecipe
-from model.training.schedules import depth_at, penalty_share, precision_at, rate_share, rates_at, stage_at
+from model.training.schedules import depth_at, penalty_at, precision_at, rate_share, rates_at, stage_at
 
 PUBLISHED = [
     Stage(until=0.1, tolerance=0.025, hardness=0.0, depth=5),
@@ -77,10 +77,10 @@ def test_layers_may_come_at_once() -> None:
 
 
 def test_the_code_penalty_rises_in_a_line() -> None:
-    settings = recipe(penalty_share=0.5)
-    shares = [penalty_share(step, settings) for step in range(2000)]
-    assert np.allclose(shares, np.minimum(1, np.arange(1, 2001) / 1000))
-    assert penalty_share(0, recipe()) == 1
+    settings = recipe(penalty_share=0.5, code_penalty=0.3)
+    weights = [penalty_at(step, settings) for step in range(2000)]
+    assert np.allclose(weights, 0.3 * np.minimum(1, np.arange(1, 2001) / 1000))
+    assert penalty_at(0, recipe(code_penalty=0.3)) == 0.3
 
 
 def test_the_last_steps_have_a_precision_of_their_own() -> None:
