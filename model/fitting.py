@@ -14,10 +14,11 @@ from torch import Tensor
 
 from model.batch import Steps, to_the_end
 from model.checkpoint import Checkpoint
+from model.consensus import central
 from model.frame import Similarity
 from model.latent import Adam, CodePrior, FitSettings, LevenbergMarquardt, Problems, Rows
 from model.observation import Observation, RowWeights, rows_of
-from model.placement import Placements
+from model.placement import Placements, expected_placements
 from model.starts import Hypotheses, StartShapes, grids_of, screening
 
 Tell = Callable[[int, int, float | None], None]
@@ -53,7 +54,7 @@ class Effort:
     rounds: tuple[Round, ...] = (
         Round(20, (256, 160), 15),
         Round(6, (800, 500), 18),
-        Round(2, (2400, 1600), 20),
+        Round(6, (1600, 1000), 20),
     )
 
     @property
@@ -120,6 +121,10 @@ class Fitter:
         checkpoint = self.checkpoint
         return rows_of(observation, counts, checkpoint.skin, self.weights, checkpoint.device, seed)
 
+    def _surface(self, observation: Observation) -> Tensor:
+        """The observed points (K, 3), on the checkpoint's device."""
+        return torch.from_numpy(observation.surface).float().to(self.checkpoint.device)
+
     def fitting(
         self,
         observation: Observation,
@@ -154,10 +159,10 @@ class Fitter:
 
     def screening(self, observation: Observation, pose: str, seed: int, shapes: StartShapes) -> Steps[Starts]:
         """The best placements of the best start shapes, few of each shape, best first."""
-        effort, device = self.effort, self.checkpoint.device
+        effort = self.effort
         few = self.rows(observation, effort.screened_rows, seed)
         some = self.rows(observation, effort.moved_rows, seed + 1)
-        surface = torch.from_numpy(observation.surface).float().to(device)
+        surface = self._surface(observation)
         found = yield from screening(shapes, pose, few, some, surface, self.settings, effort.moved)
         best = found.of(_few_of_each(found, effort.per_shape)[: effort.rounds[0].problems])
         return Starts(shapes.codes[best.origin], best.placements)
@@ -174,19 +179,22 @@ class Fitter:
         tell: Tell = _nothing,
         look: Look = _nothing,
     ) -> Steps[Fit]:
-        """Levenberg-Marquardt in rounds of ever fewer starts on ever more rows; the best end wins."""
+        """Levenberg-Marquardt in rounds of ever fewer starts on ever more rows; the most central end wins."""
         trace: list[Step] = []
+        surface = self._surface(observation)
         for number, one in enumerate(self.effort.rounds, start=1):
             starts = starts.of(torch.arange(min(one.problems, len(starts.codes))))
             settings = replace(self.settings, steps=one.steps)
             rows = self.rows(observation, one.rows, seed + number)
-            problems = Problems.start(rows, starts.codes, starts.placements, pose, settings)
+            expected = expected_placements(surface, starts.placements.rotation)
+            problems = Problems.start(rows, starts.codes, starts.placements, pose, settings, expected)
             solver = LevenbergMarquardt(self.checkpoint.decoder, prior, problems, settings)
             yield from self._round(solver, number, trace, tell)
             best = solver.cost.argsort()
             starts = Starts(solver.codes[best], solver.placements.of(best))
             look(starts.codes[0], starts.placements.of(slice(0, 1)))
-        return _fit_of(solver, trace)
+        chosen = central(self.checkpoint.decoder, solver.codes, solver.placements, solver.cost)
+        return _fit_of(solver, chosen, trace)
 
     fit_starts = to_the_end(fitting_starts)
 
@@ -221,21 +229,23 @@ class Fitter:
         rows = self.rows(observation, self.effort.rounds[-1].rows, seed + 4)
         ended = Problems.start(rows, adam.codes.detach(), start.placements, "known", self.settings)
         judged = LevenbergMarquardt(checkpoint.decoder, checkpoint.prior, ended, self.settings)
-        return replace(_fit_of(judged, []), steps=adam.steps)
+        return replace(_fit_of(judged, 0, []), steps=adam.steps)
 
     fit_adam = to_the_end(fitting_adam)
 
 
-def _fit_of(solver: LevenbergMarquardt, trace: list[Step]) -> Fit:
-    order = solver.cost.argsort()
+def _fit_of(solver: LevenbergMarquardt, chosen: int, trace: list[Step]) -> Fit:
+    """The fit whose winner is the problem numbered `chosen`; the others follow, lowest objective first."""
+    order = solver.cost.argsort().tolist()
+    order.remove(chosen)
     ends = [
         Candidate(
             solver.codes[i], solver.placements.similarity(i), float(solver.cost[i]), float(solver.residual[i])
         )
-        for i in order.tolist()
+        for i in [chosen, *order]
     ]
-    problem = solver.problems.of(order[:1])
-    return Fit(ends[0], ends[1:], problem, solver.hessian[int(order[0])], len(trace), trace)
+    problem = solver.problems.of(torch.tensor([chosen], device=solver.cost.device))
+    return Fit(ends[0], ends[1:], problem, solver.hessian[chosen], len(trace), trace)
 
 
 def _few_of_each(found: Hypotheses, count: int) -> Tensor:

@@ -4,10 +4,12 @@ The decoder is frozen. Each row of an observation says in which interval the sig
 point must lie; the fit minimises the robust distance to these intervals plus the Mahalanobis distance
 of the code to the training codes:
 
-    E(z, p) = Σ_k w_k ρ(r_k(z, p) / s) + λ (z − μ)ᵀ Σ⁻¹ (z − μ) / L + λ ‖p − p₀‖² / σ_p²
+    E(z, p) = Σ_k w_k ρ(r_k(z, p) / s) + λ (z − μ)ᵀ Σ⁻¹ (z − μ) / L + π(p)
 
-with placement p and its scale s. Residuals are measured in the observation's unit, where the sensor's
-noise lives: measured in the canonical one, every scan would fit best when shrunk to nothing.
+with placement p and its scale s. The prior π says where a scan usually lies in its shape's frame (see
+`model.placement.expected_placements`): far weaker than the data, it decides what they leave open.
+Residuals are measured in the observation's unit, where the sensor's noise lives: measured in the canonical
+one, every scan would fit best when shrunk to nothing.
 `LevenbergMarquardt` is the default; `Adam` is the recipe that DeepSDF was published with. Both are
 state objects over a batch of problems: call `step` until `finished`.
 """
@@ -18,6 +20,7 @@ import math
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -25,7 +28,15 @@ from torch import Tensor
 
 from model.decoder import Decoder
 from model.graphs import Recorder
-from model.placement import FREEDOM, MOVE_SIZE, ROTATION, Placements, gradient_by_move
+from model.placement import (
+    FREEDOM,
+    MOVE_SIZE,
+    ROTATION,
+    SCALE_STD,
+    TRANSLATION_STD,
+    Placements,
+    gradient_by_move,
+)
 from model.trees import mapped
 
 SURFACE, OUTSIDE, INSIDE, FREE, BACKGROUND = range(5)
@@ -147,7 +158,8 @@ class FitSettings:
     steps: int = 30
     tolerance: float = 1e-3  # relative decrease of E under which a problem is done
     damping: float = 0.1  # start of the trust region's damping
-    placement_std: float = 0.3  # σ_p of log scale and translation: a scan must not shrink to a point
+    placement_weight: float = 6e-6  # how much π says
+    placement_tail: float = 2.0  # standard deviations, squared, beyond which π's pull fades
     rotation_std: float = 1.0  # radians; weak, since the start is one of many hypotheses
 
 
@@ -158,6 +170,7 @@ class Problems:
     rows: Rows
     codes: Tensor  # (B, L)
     placements: Placements
+    expected: Placements  # where π has its maximum
     freedom: Tensor  # (B, 7) 1 where the move is solved for, else 0
     huber: Tensor  # (B,) observation's unit
     steps: Tensor  # (B,) at most
@@ -170,13 +183,19 @@ class Problems:
         placements: Placements | None = None,
         pose: str = "known",
         settings: FitSettings | None = None,
+        expected: Placements | None = None,
     ) -> Problems:
-        """Fits of (B, L) codes to rows of B problems, or to the same rows for all; `pose` as in `FREEDOM`."""
+        """Fits of (B, L) codes to rows of B problems, or to the same rows for all; `pose` as in `FREEDOM`.
+
+        Where no placement is `expected`, the one to start from is.
+        """
         settings, count = settings or FitSettings(), len(codes)
+        placements = placements or Placements.identity(count, codes.device)
         return cls(
             rows=rows if rows.points.shape[0] == count else rows.expanded(count),
             codes=codes,
-            placements=placements or Placements.identity(count, codes.device),
+            placements=placements,
+            expected=expected or placements,
             freedom=codes.new_tensor(FREEDOM[pose]).expand(count, MOVE_SIZE),
             huber=codes.new_full((count,), settings.huber),
             steps=torch.full((count,), settings.steps, device=codes.device),
@@ -191,6 +210,7 @@ class Problems:
             self.rows.of(picks),
             self.codes[picks],
             self.placements.of(picks),
+            self.expected.of(picks),
             self.freedom[picks],
             self.huber[picks],
             self.steps[picks],
@@ -203,6 +223,7 @@ class Problems:
             Rows.joined([part.rows for part in parts]),
             torch.cat([part.codes for part in parts]),
             Placements.joined([part.placements for part in parts]),
+            Placements.joined([part.expected for part in parts]),
             torch.cat([part.freedom for part in parts]),
             torch.cat([part.huber for part in parts]),
             torch.cat([part.steps for part in parts]),
@@ -230,6 +251,12 @@ def _into_ball(points: Tensor) -> tuple[Tensor, Tensor]:
     return points / radius.clamp(min=1), (radius.squeeze(-1) - 1).clamp(min=0)
 
 
+def distances_at(fields: CodedFields, codes: Tensor, points: Tensor) -> Tensor:
+    """Signed distances (B, K) at (B, K, 3) canonical points; outside the ball, those of it and on from it."""
+    inside, beyond = _into_ball(points)
+    return fields(codes, inside) + beyond
+
+
 def residuals(distances: Tensor, rows: Rows) -> Tensor:
     """How far (B, K) signed distances lie outside the rows' intervals, signed."""
     return distances - torch.maximum(torch.minimum(distances, rows.upper), rows.lower)
@@ -252,7 +279,41 @@ def objective(fields: CodedFields, prior: CodePrior, problems: Problems, setting
     distances = fields(problems.codes, inside) + beyond
     loss = _huber_loss(residuals(distances, rows) / placements.scale[:, None], problems.huber[:, None])
     data = (_active_weights(rows, beyond) * loss).sum(dim=1)
-    return data + settings.prior_weight * prior.distance(problems.codes)
+    code = settings.prior_weight * prior.distance(problems.codes)
+    return data + code + placement_prior(problems, settings).cost
+
+
+@dataclass(frozen=True)
+class PlacementPrior:
+    """π of B placements and its Gauss-Newton model in their moves; the Hessian is diagonal."""
+
+    cost: Tensor  # (B,)
+    gradient: Tensor  # (B, 7)
+    stiffness: Tensor  # (B, 7)
+
+
+def placement_prior(problems: Problems, settings: FitSettings) -> PlacementPrior:
+    """π: near where a scan of a whole side of an object lies, quadratic; far from it, nearly level.
+
+    A scan that shows a piece of the object only is an outlier to it, which the data must speak for: the
+    logarithm of Student's t, not that of a Gaussian.
+    """
+    moved = problems.placements.since(problems.expected)
+    place, turn = moved[:, : ROTATION.start], moved[:, ROTATION]
+    std = _place_std(moved.device, moved.dtype)
+    off = (place / std).square().sum(dim=1) / settings.placement_tail
+    cost = settings.placement_weight * settings.placement_tail * off.log1p()
+    cost = cost + settings.prior_weight * (turn / settings.rotation_std).square().sum(dim=1)
+    of_place = 2 * settings.placement_weight / (1 + off)[:, None] / std**2
+    of_turn = torch.full_like(turn, 2 * settings.prior_weight / settings.rotation_std**2)
+    stiffness = problems.freedom * torch.cat([of_place, of_turn], dim=1)
+    return PlacementPrior(cost, stiffness * moved, stiffness)
+
+
+@cache
+def _place_std(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Standard deviations (4,) of log scale and translation; made once, which recorded steps ask for."""
+    return torch.tensor([SCALE_STD, *TRANSLATION_STD], device=device, dtype=dtype)
 
 
 @dataclass(frozen=True)
@@ -340,7 +401,7 @@ class LevenbergMarquardt:
         fits = Fits(
             problems.codes,
             problems.placements,
-            self._linearise(problems, problems.placements),
+            self._linearise(problems),
             steps_taken=steps,
             converged=torch.zeros_like(steps, dtype=torch.bool),
             damping=torch.full_like(problems.huber, self.settings.damping),
@@ -456,7 +517,7 @@ class LevenbergMarquardt:
         codes = now.codes + move[:, :length]
         placements = now.placements.moved(problems.freedom * move[:, length:])
         there = replace(problems, codes=codes, placements=placements)
-        model = self._linearise(there, problems.placements)
+        model = self._linearise(there)
         decrease = now.model.cost - model.cost
         better = unfinished & solved & (decrease > 0)
         small = better & (decrease < self.settings.tolerance * now.model.cost)
@@ -483,7 +544,7 @@ class LevenbergMarquardt:
         solved = (failure == 0) & move.isfinite().all(dim=1)
         return -move.masked_fill(~solved[:, None], 0.0), solved
 
-    def _linearise(self, problems: Problems, start: Placements) -> Linearisation:
+    def _linearise(self, problems: Problems) -> Linearisation:
         rows, placements = problems.rows, problems.placements
         distances, jacobian, beyond = self._jacobian(problems)
         scale = placements.scale[:, None]
@@ -502,22 +563,19 @@ class LevenbergMarquardt:
         gradient = (weighted * residual.unsqueeze(-1)).sum(dim=1)
         mean_residual = (weights * residual.abs()).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-12)
         model = Linearisation(cost, gradient, hessian, mean_residual)
-        return self._with_priors(model, problems, start)
+        return self._with_priors(model, problems)
 
-    def _with_priors(self, model: Linearisation, problems: Problems, start: Placements) -> Linearisation:
-        """The model with the pull of the code to the training codes, and of the placement to its start."""
+    def _with_priors(self, model: Linearisation, problems: Problems) -> Linearisation:
+        """The model with the pull of the code to the training codes, and of the placement to the expected."""
         codes, settings = problems.codes, self.settings
         length, weight = codes.shape[1], settings.prior_weight
         pull = 2 * weight / length * self.prior.precision
         model.hessian[:, :length, :length] += pull
         model.gradient[:, :length] += (codes - self.prior.mean) @ pull
-        std = codes.new_full((MOVE_SIZE,), settings.placement_std)
-        std[ROTATION] = settings.rotation_std
-        stiffness = problems.freedom * 2 * weight / std**2
-        moved = problems.placements.since(start)
-        model.hessian.diagonal(dim1=1, dim2=2)[:, length:] += stiffness
-        model.gradient[:, length:] += stiffness * moved
-        cost = model.cost + weight * self.prior.distance(codes) + 0.5 * (stiffness * moved**2).sum(dim=1)
+        place = placement_prior(problems, settings)
+        model.hessian.diagonal(dim1=1, dim2=2)[:, length:] += place.stiffness
+        model.gradient[:, length:] += place.gradient
+        cost = model.cost + weight * self.prior.distance(codes) + place.cost
         return replace(model, cost=cost)
 
     def _jacobian(self, problems: Problems) -> tuple[Tensor, Tensor, Tensor]:

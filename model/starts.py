@@ -20,7 +20,7 @@ from model.batch import Steps
 from model.decoder import Decoder
 from model.field import at_a_time
 from model.latent import CodePrior, FitSettings, LevenbergMarquardt, Problems, Rows, objective
-from model.placement import Placements, rotations_all_around, yaws
+from model.placement import Placements, boxes_of, expected_placements, rotations_all_around, yaws
 
 GRID_CELLS = 32
 HALF_WIDTH = 1.04
@@ -164,9 +164,8 @@ def hypotheses(starts: StartShapes, surface: Tensor, rotations: Tensor, numbers:
     axis; along each axis the scan lies at the low end, the high end or in the middle of the slack.
     """
     extents = starts.extents[numbers][:, None]  # (C, 1, 2, 3)
-    turned = surface @ rotations.transpose(1, 2)  # (T, K, 3)
-    bounds = torch.quantile(turned, surface.new_tensor([0.005, 0.995]), dim=1)  # (2, T, 3)
-    low, size = bounds[0], bounds[1] - bounds[0]
+    boxes = boxes_of(surface, rotations)
+    low, size = boxes.low, boxes.size
     room = extents[:, :, 1] - extents[:, :, 0]  # (C, 1, 3)
     largest = (room / size.clamp(min=0.05)).amin(dim=-1)  # (C, T)
     scales = largest[..., None] * surface.new_tensor(SCALE_SHARES)  # (C, T, 4)
@@ -195,10 +194,14 @@ def screening(
     numbers = torch.arange(len(starts), device=device)
     if pose == "free" and len(starts) > FREE_SHAPES:
         numbers = starts.spread(FREE_SHAPES)
-    tried = hypotheses(starts, surface, turns(pose, device), numbers)
-    cost = yield from _costs(starts, few, tried, settings)
+    rotations = turns(pose, device)
+    tried = hypotheses(starts, surface, rotations, numbers)
+    expected = expected_placements(surface, rotations)
+    cost = yield from _costs(starts, few, tried, expected, settings)
     tried = _distinct(tried.of(cost.argsort()), kept)
-    problems = Problems.start(some, tried.origin[:, None].float(), tried.placements, pose, settings)
+    problems = Problems.start(
+        some, tried.origin[:, None].float(), tried.placements, pose, settings, expected.of(tried.turn)
+    )
     fit = LevenbergMarquardt(starts, _flat_prior(device), problems, settings)
     while not fit.finished:
         yield fit
@@ -211,12 +214,16 @@ def _flat_prior(device: torch.device) -> CodePrior:
     return CodePrior(torch.zeros(1, device=device), torch.zeros(1, 1, device=device))
 
 
-def _costs(starts: StartShapes, rows: Rows, tried: Hypotheses, settings: FitSettings) -> Steps[Tensor]:
+def _costs(
+    starts: StartShapes, rows: Rows, tried: Hypotheses, expected: Placements, settings: FitSettings
+) -> Steps[Tensor]:
     device, costs = rows.points.device, []
     prior, together = _flat_prior(device), max(1, at_a_time(device, *LOOKUPS) // (8 * len(rows)))
     for part in torch.arange(len(tried), device=device).split(together):
         one = tried.of(part)
-        problems = Problems.start(rows, one.origin[:, None].float(), one.placements, "known", settings)
+        problems = Problems.start(
+            rows, one.origin[:, None].float(), one.placements, "known", settings, expected.of(one.turn)
+        )
         costs.append(objective(starts, prior, problems, settings))
         yield None
     return torch.cat(costs)

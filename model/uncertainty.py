@@ -29,8 +29,8 @@ from torch import Tensor
 from model.correction import Correction
 from model.decoder import Decoder
 from model.fitting import Fit
-from model.latent import CodePrior, FitSettings
-from model.placement import MOVE_SIZE, ROTATION, Placements, gradient_by_move
+from model.latent import CodePrior, FitSettings, placement_prior
+from model.placement import MOVE_SIZE, SCALE_STD, TRANSLATION_STD, Placements, gradient_by_move
 
 RIPPLE = 0.005
 """How far off a surface is even where it was seen without noise, canonical units: the grid, the decoder."""
@@ -87,12 +87,11 @@ def laplace(fit: Fit, prior: CodePrior, settings: FitSettings, calibration: Cali
     """The posterior around a fit."""
     length, weight = len(fit.best.code), settings.prior_weight
     evidence = length / (2 * weight)  # κ
-    std = torch.full((MOVE_SIZE,), settings.placement_std, device=prior.mean.device)
-    std[ROTATION] = settings.rotation_std
     freedom = fit.problem.freedom[0]
+    std = freedom.new_tensor([SCALE_STD, *TRANSLATION_STD, *3 * [settings.rotation_std]])
     own = torch.zeros_like(fit.hessian)  # of the priors, as E weighs them
     own[:length, :length] = 2 * weight / length * prior.precision
-    own.diagonal()[length:] += freedom * 2 * weight / std**2
+    own.diagonal()[length:] += placement_prior(fit.problem, settings).stiffness[0]
     precision = evidence * (fit.hessian - own) / calibration.temperature
     precision[:length, :length] += prior.precision
     precision.diagonal()[length:] += 1 / std**2

@@ -92,7 +92,7 @@ def export(trainer: Trainer, folder: Path) -> None:
         "category": recipe.category,
         **_terms(folder, recipe),
         "training_shapes": len(own),
-        "variants_per_shape": len(trainer.names) // len(own) - 1,
+        "variants": len(trainer.names) - len(own),
         "skin": recipe.samples.skin,
         "clamping_distance": recipe.training.clamping_distance,
         "code_length": recipe.decoder.code_length,

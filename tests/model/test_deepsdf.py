@@ -655,6 +655,6 @@ def test_a_deepsdf_experiment_trains_here_on_its_own_files(
     assert made.shapes == ["sphere_0.8", "sphere_0.5", "box_0.5_0.5"]
     assert made.card["trained"]["steps"] == 60  # 40 epochs of 3 shapes, 2 a step
     assert made.card["licences"] == ["unknown"] and made.skin == 0.0
-    assert made.card["variants_per_shape"] == 0
+    assert made.card["variants"] == 0
     assert torch.allclose(made.extents[1], torch.tensor([[-0.5], [0.5]]).expand(2, 3), atol=0.1)
     assert main(["export", str(folder), str(tmp_path / "out")]) == 0

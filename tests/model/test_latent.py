@@ -24,10 +24,11 @@ from model.latent import (
     Rows,
     objective,
     placed,
+    placement_prior,
     residuals,
     rows_of_samples,
 )
-from model.placement import FREEDOM, MOVE_SIZE, Placements, rotation_of
+from model.placement import FREEDOM, MOVE_SIZE, SCALE_STD, TRANSLATION_STD, Placements, rotation_of
 from model.trees import leaves, mapped
 
 SOLIDS = {"sphere": sphere(0.72), "box": box(0.42, 0.55, 0.5)}
@@ -189,7 +190,7 @@ def some_placements(count: int, seed: int = 1) -> Placements:
 
 
 def differentiable_objective(
-    checkpoint: Checkpoint, problems: Problems, start: Placements, change: Tensor, settings: FitSettings
+    checkpoint: Checkpoint, problems: Problems, change: Tensor, settings: FitSettings
 ) -> Tensor:
     """E written plainly from the formula of the module, after a change (B, L + 7) of code and placement."""
     length, rows = problems.codes.shape[1], problems.rows
@@ -207,33 +208,37 @@ def differentiable_objective(
     residual = torch.relu(distances - rows.upper) - torch.relu(rows.lower - distances)
     says = ~(rows.only_in_ball & (radius > 1))
     data = (rows.weights * says * _huber(residual / scale, settings.huber)).sum(dim=1)
-    strayed = (log_scale - start.log_scale).square() + (translation - start.translation).square().sum(dim=1)
+    usual = problems.expected
+    scale_off = ((log_scale - usual.log_scale) / SCALE_STD).square()
+    place_off = ((translation - usual.translation) / torch.tensor(TRANSLATION_STD)).square().sum(dim=1)
+    tail = settings.placement_tail
+    strayed = settings.placement_weight * tail * torch.log(1 + (scale_off + place_off) / tail)
     # ‖A − B‖ = √8 sin(angle / 2): unlike the arc cosine of the trace it has a slope where they are the same.
-    angle = 2 * ((rotation - start.rotation).flatten(1).norm(dim=1) / 8**0.5).asin()
-    pull = problems.freedom[:, 0] * strayed / settings.placement_std**2
-    pull = pull + problems.freedom[:, 5] * (angle / settings.rotation_std).square()
-    return data + settings.prior_weight * (checkpoint.prior.distance(codes) + pull)
+    angle = 2 * ((rotation - usual.rotation).flatten(1).norm(dim=1) / 8**0.5).asin()
+    turned_away = (angle / settings.rotation_std).square()
+    code = settings.prior_weight * (checkpoint.prior.distance(codes) + turned_away)
+    return data + code + strayed
 
 
-def a_state(checkpoint: Checkpoint, pose: str) -> tuple[Placements, Problems]:
-    """Where the placements of three problems started, and the problems, none of them still there."""
+def a_state(checkpoint: Checkpoint, pose: str) -> Problems:
+    """Three problems, none of them where it is expected."""
     generator = torch.Generator().manual_seed(2)
     codes = checkpoint.codes[:3] + 0.05 * torch.randn(3, 4, generator=generator)
     start = some_placements(3)
     moves = 0.15 * torch.randn(3, MOVE_SIZE, generator=generator) * torch.tensor(FREEDOM[pose])
-    return start, problems_of(interval_rows(), codes, pose, placements=start.moved(moves))
+    return replace(problems_of(interval_rows(), codes, pose, placements=start.moved(moves)), expected=start)
 
 
 @pytest.mark.parametrize("pose", POSES)
 def test_the_gradient_is_that_of_the_formula_in_code_scale_place_and_turn(
     pose: str, tiny: Checkpoint
 ) -> None:
-    settings = FitSettings(prior_weight=0.01)
-    start, problems = a_state(tiny, pose)
+    settings = FitSettings(prior_weight=0.01, placement_weight=0.02)
+    problems = a_state(tiny, pose)
     fit = LevenbergMarquardt(tiny.decoder, tiny.prior, problems, settings)
-    model = fit._linearise(problems, start)
+    model = fit._linearise(problems)
     change = torch.zeros(3, 4 + MOVE_SIZE, requires_grad=True)
-    cost = differentiable_objective(tiny, problems, start, change, settings)
+    cost = differentiable_objective(tiny, problems, change, settings)
     (expected,) = torch.autograd.grad(cost.sum(), change)
     expected[:, 4:] *= problems.freedom
     assert torch.allclose(model.cost, cost, rtol=1e-4)
@@ -243,7 +248,7 @@ def test_the_gradient_is_that_of_the_formula_in_code_scale_place_and_turn(
 @pytest.mark.parametrize("pose", POSES)
 def test_the_jacobian_of_every_row_is_that_of_autograd(pose: str, tiny: Checkpoint) -> None:
     """One backward pass beside one for each row, by code and by all seven numbers of a move."""
-    _, problems = a_state(tiny, pose)
+    problems = a_state(tiny, pose)
     fit = LevenbergMarquardt(tiny.decoder, tiny.prior, problems)
 
     def distances(change: Tensor) -> Tensor:
@@ -260,14 +265,14 @@ def test_the_jacobian_of_every_row_is_that_of_autograd(pose: str, tiny: Checkpoi
 
 def test_the_gradient_is_the_slope_of_the_cost(tiny: Checkpoint) -> None:
     """Central differences of the solver's own cost; a ReLU's kink within a step is averaged over."""
-    start, problems = a_state(tiny, "free")
+    problems = a_state(tiny, "free")
     problems = replace(problems, rows=samples(SOLIDS["box"]).expanded(3))
     fit = LevenbergMarquardt(tiny.decoder, tiny.prior, problems)
     step, columns = 2e-3, []
     for move in step * torch.eye(4 + MOVE_SIZE):
-        sides = [fit._linearise(changed(problems, sign * move), start).cost for sign in (1, -1)]
+        sides = [fit._linearise(changed(problems, sign * move)).cost for sign in (1, -1)]
         columns.append((sides[0] - sides[1]) / (2 * step))
-    measured, exact = torch.stack(columns, dim=1), fit._linearise(problems, start).gradient
+    measured, exact = torch.stack(columns, dim=1), fit._linearise(problems).gradient
     assert ((measured - exact).norm(dim=1) < 0.02 * exact.norm(dim=1)).all()
 
 
@@ -318,19 +323,33 @@ def test_where_the_damping_is_too_little_for_the_precision_the_step_is_refused(t
 @pytest.mark.parametrize("pose", POSES)
 def test_the_hessian_is_that_of_gauss_and_newton(pose: str, tiny: Checkpoint) -> None:
     """J from one row at a time; within the Huber bound JᵀWJ is exact."""
-    settings = FitSettings(huber=100.0, prior_weight=1e-12)
-    start, problems = a_state(tiny, pose)
+    settings = FitSettings(huber=100.0, prior_weight=1e-12, placement_weight=1e-12)
+    problems = a_state(tiny, pose)
     rows = replace(interval_rows(12), only_in_ball=torch.zeros(1, 12, dtype=torch.bool)).expanded(3)
     problems = replace(problems, rows=rows, huber=torch.full((3,), 100.0))
     fit = LevenbergMarquardt(tiny.decoder, tiny.prior, problems, settings)
     expected = torch.zeros_like(fit.hessian)
     for index in range(len(rows)):
         row = replace(rows.some(torch.tensor([index])), weights=torch.ones(3, 1))
-        alone = fit._linearise(replace(problems, rows=row), start)
+        alone = fit._linearise(replace(problems, rows=row))
         active = alone.cost > 0
         slope = alone.gradient / (2 * alone.cost).clamp(min=1e-20).sqrt()[:, None]
         expected += rows.weights[0, index] * active[:, None, None] * slope[:, :, None] * slope[:, None, :]
     assert torch.allclose(fit.hessian, expected, rtol=1e-2, atol=1e-5)
+
+
+def test_a_place_that_is_hardly_ever_seen_costs_more_but_pulls_less_and_less(tiny: Checkpoint) -> None:
+    problems = problems_of(interval_rows(), tiny.codes[:1], "canonical")
+    far = torch.tensor([0.0, 0.5, 1.0, 4.0, 16.0]) * SCALE_STD
+    priors = [
+        placement_prior(replace(problems, placements=Placements.identity(1).moved(move)), SETTINGS)
+        for move in far[:, None, None] * torch.eye(MOVE_SIZE)[0]
+    ]
+    costs, pulls = (torch.cat([getattr(one, name) for one in priors]) for name in ("cost", "gradient"))
+    assert (costs.diff() > 0).all()
+    assert costs[0] == 0 and not pulls[0].any()
+    assert pulls[2, 0] > pulls[1, 0] and pulls[4, 0] < pulls[3, 0] < pulls[2, 0]
+    assert not pulls[:, 1:].any()
 
 
 def test_a_residual_is_the_signed_way_out_of_the_interval() -> None:
@@ -353,7 +372,7 @@ def test_free_space_neither_pulls_nor_stiffens_where_the_field_is_positive(tiny:
         upper=torch.full((1, 400), math.inf),
     )
     outside, inside = free.some(positive[0].nonzero()[:, 0]), free.some((~positive)[0].nonzero()[:, 0])
-    settings = FitSettings(prior_weight=0.0)
+    settings = FitSettings(prior_weight=0.0, placement_weight=0.0)
     quiet = begun(tiny, outside, codes, "free", settings)
     assert quiet.cost[0] == quiet.residual[0] == 0
     assert not quiet.model.gradient.any() and not quiet.hessian.any()
@@ -592,7 +611,7 @@ def test_a_wrong_place_is_found_back(pose: str, tiny: Checkpoint) -> None:
     way = AWay(Placements.identity(1).moved(move))
     rows = samples(SOLIDS["box"])
     away = replace(rows, points=way.back(rows.points))
-    settings = FitSettings(placement_std=1.0)
+    settings = FitSettings(placement_weight=2e-7)
     fit = begun(tiny, away, tiny.prior.mean[None], pose, settings)
     before = fit.cost
     finished(fit)
@@ -623,7 +642,7 @@ def test_rows_of_some_problems_and_some_rows() -> None:
 
 
 def test_padding_says_nothing(tiny: Checkpoint) -> None:
-    _, problems = a_state(tiny, "free")
+    problems = a_state(tiny, "free")
     padded = replace(problems, rows=problems.rows.padded(70))
     assert len(padded.rows) == 70
     fits = [LevenbergMarquardt(tiny.decoder, tiny.prior, one) for one in (problems, padded)]

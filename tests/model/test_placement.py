@@ -14,6 +14,7 @@ from model.placement import (
     MOVE_SIZE,
     ROTATION,
     Placements,
+    expected_placements,
     gradient_by_move,
     rotation_of,
     rotations_all_around,
@@ -234,3 +235,31 @@ def test_a_move_turns_about_the_canonical_axes() -> None:
     x = start.rotation.transpose(1, 2) @ torch.tensor([1.0, 0, 0], dtype=torch.float64)
     there = start.moved(quarter).turned(x[:, None])
     assert torch.allclose(there, torch.tensor([0.0, 0, -1], dtype=torch.float64).expand(6, 1, 3), atol=1e-9)
+
+
+def test_a_scan_of_a_whole_side_is_expected_where_it_was_seen() -> None:
+    """The surface of a box in its ball, scaled, turned about the vertical and shifted; told the turn."""
+    generator = torch.Generator().manual_seed(0)
+    half = torch.tensor([0.5, 0.7, 0.4])
+    half = half / half.norm() / 1.03
+    corners = half * (2 * torch.rand(4000, 3, generator=generator) - 1)
+    surface = corners.clone()
+    surface[:, 2] = half[2]  # what is seen from the front
+    surface[:400, :2] = corners[:400, :2].sign() * half[:2]
+    rotation = yaws(5)[1:2]
+    scan = (surface @ rotation[0]) / 0.4 + torch.tensor([3.0, -1.0, 2.0])
+    found = expected_placements(scan, rotation)
+    back = found.apply(scan[None])[0]
+    size = surface[:, :2].abs().amax(dim=0)
+    assert torch.allclose(back[:, :2].abs().amax(dim=0), size, atol=0.12)
+    assert torch.allclose(found.log_scale, torch.tensor([0.4]).log(), atol=0.15)
+
+
+def test_expected_placements_follow_the_scan() -> None:
+    generator = torch.Generator().manual_seed(1)
+    scan, rotations = torch.randn(500, 3, generator=generator), yaws(7)
+    shift, factor = torch.tensor([0.3, -2.0, 5.0]), 4.0
+    here = expected_placements(scan, rotations)
+    there = expected_placements(factor * scan + shift, rotations)
+    points = scan.expand(7, -1, -1)
+    assert torch.allclose(here.apply(points), there.apply(factor * points + shift), atol=1e-4)

@@ -28,11 +28,13 @@ from model.latent import (
     rows_of_samples,
 )
 from model.observation import RowWeights, observe
-from model.placement import FREEDOM, MOVE_SIZE, Placements, rotation_of
+from model.placement import FREEDOM, MOVE_SIZE, SCALE_STD, TRANSLATION_STD, Placements, rotation_of
 from model.uncertainty import LOOKED_AT, RIPPLE, Calibration, Posterior, laplace, vertex_deviation
 
 LENGTH = 3
-SETTINGS = FitSettings(prior_weight=1e-3, huber=100.0, tolerance=1e-9, steps=60)
+SETTINGS = FitSettings(
+    prior_weight=1e-3, placement_weight=7e-5, placement_tail=1e6, huber=100.0, tolerance=1e-9, steps=60
+)
 UNTEMPERED = Calibration(temperature=1.0, inadequacy=0.0)
 
 
@@ -130,7 +132,7 @@ def test_with_a_placement_it_is_the_inverse_of_data_and_prior(pose: str) -> None
     evidence = LENGTH / (2 * SETTINGS.prior_weight)
     precision = evidence * jacobian.T @ (rows.weights[0].double()[:, None] * jacobian)
     precision[:LENGTH, :LENGTH] += prior.precision
-    std = torch.tensor([SETTINGS.placement_std] * 4 + [SETTINGS.rotation_std] * 3)
+    std = torch.tensor([SCALE_STD, *TRANSLATION_STD, *3 * [SETTINGS.rotation_std]])
     precision.diagonal()[LENGTH:] += 1 / std**2
     free = torch.cat([torch.ones(LENGTH, dtype=torch.bool), freedom])
     exact = torch.linalg.inv(precision[free][:, free]).float()

@@ -72,7 +72,7 @@ def import_experiment(
     card = {
         **card,
         "training_shapes": len(own),
-        "variants_per_shape": len(codes) // len(own) - 1,
+        "variants": len(codes) - len(own),
         "skin": experiment.specs.skin,
         "clamping_distance": experiment.specs.clamping_distance,
         "code_length": codes.shape[1],
