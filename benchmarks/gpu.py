@@ -1,14 +1,16 @@
 """What a GPU makes of it: is it right there, how long does a completion take, how many can there be a second.
 
-Correct: the decoder, a step of Levenberg-Marquardt and the extracted surface, beside the same in float64 on
-the CPU. Time: the shipped example scan completed again and again, warm, with its turn given and with it
-unknown; by phase, and how often faster than the published recipe (Adam, 800 iterations on 8,000 samples,
-then a dense grid) with the same decoder on the same device. Throughput: several completions in one batch, as
-a worker has them. Training: our step beside the published one (`benchmarks.training`), and which share of
-the device's matrix products it comes to; and the step recorded as a CUDA graph beside the same one launched
-kernel by kernel: how much faster, and whether it learns the same.
+Correct: the decoder, a step of Levenberg-Marquardt as it is replayed from its recording, the correction's
+kernel and the extracted surface, beside the same in float64 on the CPU. Time: the shipped example scan
+completed again and again, warm, with its turn given and with it unknown; by phase, and how often faster than
+the published recipe (Adam, 800 iterations on 8,000 samples, then a dense grid) with the same decoder on the
+same device. Throughput: several completions in one batch, as a worker has them, counted once the first has
+ended. Training: our step beside the published one (`benchmarks.training`), and which share of the device's
+matrix products it comes to; and the step recorded as a CUDA graph beside the same one launched kernel by
+kernel: how much faster, and whether it learns the same.
 
-Without a GPU everything runs on the CPU, which shows that it works and no more; --quick keeps that short.
+Each time and each throughput is measured for --seconds at most: the whole shall end within five minutes on a
+GPU. Without one everything runs on the CPU, which shows that it works and no more; --quick keeps that short.
 """
 
 from __future__ import annotations
@@ -18,11 +20,11 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any
 
 import torch
 import trimesh
@@ -30,7 +32,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from benchmarks import common, training
-from model.batch import Batch
+from model.batch import Batch, Steps
 from model.checkpoint import Checkpoint, choose_device, load_checkpoint
 from model.completion import Completer, Completion
 from model.decoder import Decoder
@@ -49,6 +51,9 @@ ADAM_ROWS = (4800, 3200)
 
 PARTS = ["correct", "time", "throughput", "training"]
 
+WARM_UP = 2
+"""Completions that are not measured: they record what is replayed later."""
+
 FLOPS_PER_SAMPLE = 6
 """Of each parameter, in a step of training: twice forwards, four times backwards."""
 
@@ -59,15 +64,16 @@ class Effort:
 
     resolution: int
     throughput_resolution: int
-    repeats: int
+    repeats: int  # at most
+    seconds: float  # at most, for each time and each throughput
     in_flight: tuple[int, ...]
     adam_steps: int
     matrix: int
     graph_steps: int
 
 
-FULL = Effort(256, 128, 10, (1, 4, 16, 64), 800, 8192, 200)
-QUICK = Effort(32, 32, 2, (1, 2), 20, 256, 8)
+FULL = Effort(256, 128, 10, 10.0, (1, 4, 16, 64), 800, 8192, 200)
+QUICK = Effort(32, 32, 2, 2.0, (1, 2), 20, 256, 8)
 
 
 @dataclass(frozen=True)
@@ -118,12 +124,13 @@ def decoder_error(here: Checkpoint, exact: Checkpoint) -> float:
 
 
 def step_errors(here: Completer, exact: Checkpoint) -> tuple[float, float]:
-    """Relative error of E and of its Hessian after one step from the same four starts."""
+    """Relative error of E and of its Hessian after one step from the same four starts, replayed on a GPU."""
     fitter, scan = here.fitter, observed()
     starts = fitter.screen(scan, "upright", 0, fitter.start_shapes())
     starts = starts.of(torch.arange(4, device=starts.codes.device))
     rows = fitter.rows(scan, (800, 500), 1)
-    found = stepped(here.checkpoint.decoder, here.checkpoint.prior, rows, starts)
+    for _ in range(3):  # the first is taken plainly, the second is recorded
+        found = stepped(here.checkpoint.decoder, here.checkpoint.prior, rows, starts)
     prior = CodePrior(*(part.double().cpu() for part in vars(exact.prior).values()))
     exact_starts = Starts(starts.codes.double().cpu(), Placements(*in_double(starts.placements)))
     true = stepped(exact.decoder, prior, Rows(*in_double(rows)), exact_starts)
@@ -159,12 +166,14 @@ def surface_error(here: Checkpoint, there: Checkpoint, resolution: int) -> float
 
 def completions(completer: Completer, effort: Effort, pose: str) -> tuple[list[Figure], float]:
     """Median times of a warm completion: each phase, and the whole in seconds."""
-    view, done = example(), []
-    for _ in range(effort.repeats + 1):
+    view, warm = example(), []
+    for _ in range(WARM_UP):
+        completer.complete([view], pose=pose, resolution=effort.resolution)
+    begun = perf_counter()
+    while len(warm) < effort.repeats and (not warm or perf_counter() - begun < effort.seconds):
         start = perf_counter()
         made = completer.complete([view], pose=pose, resolution=effort.resolution)
-        done.append((perf_counter() - start, made.report.seconds))
-    warm = done[1:]
+        warm.append((perf_counter() - start, made.report.seconds))
     whole = median(seconds for seconds, _ in warm)
     phases = {phase: median(told[phase] for _, told in warm) for phase in warm[0][1]}
     named = {**phases, "in all": whole}
@@ -188,25 +197,33 @@ def published(completer: Completer, effort: Effort) -> float:
 def throughput(completer: Completer, effort: Effort) -> list[Figure]:
     """Completions a second, so many in flight all the time."""
     return [
-        Figure(f"{count} in flight", _a_second(completer, effort, count), "completions/s")
-        for count in effort.in_flight
+        Figure(f"{jobs} in flight", _a_second(completer, effort, jobs), "completions/s")
+        for jobs in effort.in_flight
     ]
 
 
 def _a_second(completer: Completer, effort: Effort, in_flight: int) -> float:
-    view, total = example(), max(2 * in_flight, 4)
-    batch: Batch[int, Completion] = Batch()
-    begun, ended, start = 0, 0, perf_counter()
-    while ended < total:
-        while len(batch) < in_flight and begun < total:
-            options: dict[str, Any] = {"resolution": effort.throughput_resolution, "seed": begun}
-            batch.add(begun, completer.completing([view], pose="canonical", **options))
-            begun += 1
-        for one in batch.turn():
-            if one.error is not None:
-                raise one.error
-            ended += 1
-    return total / (perf_counter() - start)
+    """From the end of the first one on; none if even that takes longer than the time there is."""
+    batch: Batch[int, Completion] = Batch(threads=in_flight)
+    numbers, begun = count(), perf_counter()
+    first, ended = 0.0, 0
+    while perf_counter() - (first or begun) < effort.seconds:
+        while len(batch) < in_flight:
+            batch.add(number := next(numbers), _one(completer, effort, number))
+        now = batch.turn()
+        if broken := [one.error for one in now if one.error is not None]:
+            raise broken[0]
+        if first:
+            ended += len(now)
+        elif now:
+            first = perf_counter()
+    batch.close()
+    return ended / effort.seconds
+
+
+def _one(completer: Completer, effort: Effort, seed: int) -> Steps[Completion]:
+    resolution = effort.throughput_resolution
+    return completer.completing([example()], pose="canonical", resolution=resolution, seed=seed)
 
 
 # Training
@@ -314,8 +331,11 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser = common.parser(__doc__, "little of everything: for a look, or without a GPU")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--seconds", type=float, help="at most, for each time and each throughput [10]")
     options = parser.parse_args(None if arguments is None else list(arguments))
     effort = QUICK if options.quick else FULL
+    if options.seconds:
+        effort = replace(effort, seconds=options.seconds)
     completer = Completer(load_checkpoint(options.checkpoint, options.device))
     name = torch.cuda.get_device_name() if completer.checkpoint.device.type == "cuda" else "CPU"
     print(f"{options.checkpoint} on {name}")

@@ -1,16 +1,18 @@
 """Work that pauses at every step of a solver, so that many pieces of it can share the device.
 
-Such work is a generator. It yields the solver whose next step it needs, or None where it only lets others
-have a turn. `alone` runs one piece to its end; a `Batch` runs many, and takes the steps of all as one. What a
-piece of work is for is not known here: neither scans nor queues.
+Such work is a generator. It yields the solver whose next step it needs, a call that needs no step (`aside`),
+or None where it only lets others have a turn. `alone` runs one piece to its end; a `Batch` runs many, takes
+the steps of all as one, and has the calls made in threads meanwhile. What a piece of work is for is not known
+here: neither scans nor queues.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from functools import wraps
-from typing import Concatenate, Generic, ParamSpec, TypeVar
+from functools import partial, wraps
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import torch
 
@@ -21,16 +23,53 @@ K = TypeVar("K", bound=Hashable)
 Owner = TypeVar("Owner")
 P = ParamSpec("P")
 
-Steps = Generator[LevenbergMarquardt | None, None, T]
-"""Work with the result T that yields the solver to step before it goes on, or None."""
+THREADS = 8
+"""Calls at a time at most: each may need as much of the device's memory as a whole surface does."""
+
+PATIENCE_S = 0.05
+"""How long a turn waits where there are only calls to wait for."""
+
+
+class Aside:
+    """A call that needs no step of a solver, and how it ends."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self.call = call
+        self.ended: Future[Any] = Future()
+
+    def make(self) -> None:
+        """Make it here and now. What it raises belongs to the work that asked for it."""
+        try:
+            self.ended.set_result(self.call())
+        except Exception as error:
+            self.ended.set_exception(error)
+
+    def make_in(self, pool: ThreadPoolExecutor) -> None:
+        """Have it made by a thread."""
+        self.ended = pool.submit(self.call)
+
+
+Steps = Generator[LevenbergMarquardt | Aside | None, None, T]
+"""Work with the result T that yields the solver to step, or the call to make, before it goes on, or None."""
+
+
+def aside(function: Callable[P, T], *args: P.args, **keywords: P.kwargs) -> Steps[T]:
+    """Work that is one call of a function, made while others take their steps."""
+    call = Aside(partial(function, *args, **keywords))
+    yield call
+    result: T = call.ended.result()
+    return result
 
 
 def alone(work: Steps[T]) -> T:
     """Run one piece of work to its end, and return its result; what it raises goes through."""
     try:
         while True:
-            if (solver := next(work)) is not None:
-                solver.step()
+            match next(work):
+                case Aside() as call:
+                    call.make()
+                case LevenbergMarquardt() as solver:
+                    solver.step()
     except StopIteration as end:
         result: T = end.value
         return result
@@ -60,9 +99,14 @@ class Ended(Generic[K, T]):
 class Batch(Generic[K, T]):
     """Pieces of work that run together. They come and go at any time; one that breaks goes alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int = 1) -> None:
+        """As many calls as there are `threads`, `THREADS` at most, are made beside the steps at a time."""
         self._works: dict[K, Steps[T]] = {}
         self._waiting: dict[K, LevenbergMarquardt] = {}
+        self._calls: dict[K, Aside] = {}
+        threads = max(1, min(threads, THREADS, torch.get_num_threads()))
+        share = max(1, torch.get_num_threads() // threads)
+        self._pool = ThreadPoolExecutor(threads, "aside", torch.set_num_threads, (share,))
 
     def __len__(self) -> int:
         return len(self._works)
@@ -72,29 +116,48 @@ class Batch(Generic[K, T]):
         self._works[key] = work
 
     def drop(self, key: K, why: Exception) -> Ended[K, T] | None:
-        """Raise `why` in a piece of work where it pauses. It may end with a result all the same, or go on."""
+        """Raise `why` in a piece of work where it pauses. It may end with a result all the same, or go on.
+
+        A call that is being made goes on to its end, but nothing waits for it any more.
+        """
         return self._go_on(key, why)
 
     def turn(self) -> list[Ended[K, T]]:
-        """Take the step that each waits for, let each go on to its next pause, and say which are over."""
+        """Take the step that each waits for, let each go on to its next pause, and say which are over.
+
+        Those whose call is still being made have no turn.
+        """
         errors = step_together(self._waiting)
         self._waiting.clear()
-        ended = [self._go_on(key, errors.get(key)) for key in list(self._works)]
+        if self._calls.keys() == self._works.keys():
+            calls = [call.ended for call in self._calls.values()]
+            wait(calls, timeout=PATIENCE_S, return_when=FIRST_COMPLETED)
+        called = {key for key, call in self._calls.items() if not call.ended.done()}
+        ended = [self._go_on(key, errors.get(key)) for key in list(self._works) if key not in called]
         return [one for one in ended if one is not None]
+
+    def close(self) -> None:
+        """Make no further calls, and wait for those that are being made."""
+        self._pool.shutdown(cancel_futures=True)
 
     def _go_on(self, key: K, error: Exception | None) -> Ended[K, T] | None:
         work = self._works[key]
         self._waiting.pop(key, None)
+        if (call := self._calls.pop(key, None)) is not None:
+            call.ended.cancel()  # if it has not begun
         try:
-            solver = next(work) if error is None else work.throw(error)
+            wanted = next(work) if error is None else work.throw(error)
         except StopIteration as end:
             del self._works[key]
             return Ended(key, result=end.value)
         except Exception as broken:
             del self._works[key]
             return Ended(key, error=broken)
-        if solver is not None:
-            self._waiting[key] = solver
+        if isinstance(wanted, Aside):
+            self._calls[key] = wanted
+            wanted.make_in(self._pool)
+        elif wanted is not None:
+            self._waiting[key] = wanted
         return None
 
 

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from model.batch import Steps, to_the_end
+from model.batch import Steps, aside, to_the_end
 from model.checkpoint import Checkpoint
 from model.correction import Shape, correction_of
 from model.field import Field
@@ -100,6 +100,18 @@ class MeshOptions:
     color: str = "scan"  # or "uncertainty", "none"
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """What was asked for, as far as it is needed once the fit is done."""
+
+    pose: str
+    solver: str
+    refine: bool
+    samples: int
+    seed: int
+    mesh: MeshOptions
+
+
 @dataclass
 class _Clock:
     """Seconds spent in each phase, and the way out for progress."""
@@ -176,7 +188,7 @@ class Completer:
         Raises CompletionError with the codes `unusable_scan`, `no_surface` and `invalid_option`.
         """
         clock, options = _Clock(on_step), MeshOptions(resolution, components, target_faces, color)
-        observation = _observed(views, up, remove_plane, seed)
+        observation = yield from aside(_observed, views, up, remove_plane, seed)
         clock.report("observe", 1, 1)
 
         def look(code: Tensor, placements: Placements) -> None:
@@ -184,18 +196,25 @@ class Completer:
                 on_preview(mesh, observation.from_scan.rotation)
 
         fit = yield from self.fitting(observation, pose, solver, seed, start, clock, look)
+        wanted = _Wanted(pose, solver, refine, samples, seed, options)
+        return (yield from aside(self._finished, observation, fit, wanted, clock))
+
+    complete = to_the_end(completing)
+
+    def _finished(self, observation: Observation, fit: Fit, wanted: _Wanted, clock: _Clock) -> Completion:
+        """From the fit on no step is needed any more: refine, mesh, report."""
         posterior = self.posterior(fit)
-        ends = [(fit.best.code, fit.problem.placements), *posterior.draws(samples, seed)]
+        ends = [(fit.best.code, fit.problem.placements), *posterior.draws(wanted.samples, wanted.seed)]
         shapes = []
         for done, (code, placement) in enumerate(ends, start=1):
-            shapes.append(self.shape(code, placement, observation, refine, seed))
+            shapes.append(self.shape(code, placement, observation, wanted.refine, wanted.seed))
             clock.report("refine", done, len(ends), fit.best.residual)
-        made = [self.finish(shape, posterior, observation, options, clock) for shape in shapes]
+        made = [self.finish(shape, posterior, observation, wanted.mesh, clock) for shape in shapes]
         clock.report("mesh", 1, 1, fit.best.residual)
         report = report_of(
             Finished(
                 self.checkpoint, observation, fit, shapes[0], posterior, self.eta(observation),
-                made[0].mesh, made[0].evaluations, solver, pose,
+                made[0].mesh, made[0].evaluations, wanted.solver, wanted.pose,
             )
         )  # fmt: skip
         clock.count("report")
@@ -203,8 +222,6 @@ class Completer:
         return Completion(
             made[0].mesh, report, [one.mesh for one in made[1:]], observation.from_scan.rotation
         )
-
-    complete = to_the_end(completing)
 
     def fitting(
         self,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from model.batch import Steps, to_the_end
+from model.batch import Steps, aside, to_the_end
 from model.checkpoint import Checkpoint
 from model.consensus import central
 from model.frame import Similarity
@@ -137,7 +137,7 @@ class Fitter:
         """The MAP code and placement by Levenberg-Marquardt; `start` (L,) is a code to try first."""
         starts = yield from self.screening(observation, pose, seed, self.start_shapes(start))
         tell(0, self.effort.steps, None)
-        look(starts.codes[0], starts.placements.of(slice(0, 1)))
+        yield from aside(look, starts.codes[0], starts.placements.of(slice(0, 1)))
         prior = self.checkpoint.prior
         return (yield from self.fitting_starts(observation, starts, prior, pose, seed + 2, tell, look))
 
@@ -192,7 +192,7 @@ class Fitter:
             yield from self._round(solver, number, trace, tell)
             best = solver.cost.argsort()
             starts = Starts(solver.codes[best], solver.placements.of(best))
-            look(starts.codes[0], starts.placements.of(slice(0, 1)))
+            yield from aside(look, starts.codes[0], starts.placements.of(slice(0, 1)))
         chosen = central(self.checkpoint.decoder, solver.codes, solver.placements, solver.cost)
         return _fit_of(solver, chosen, trace)
 
@@ -224,7 +224,7 @@ class Fitter:
             adam.step()
             tell(adam.steps_taken, adam.steps, float(adam.residual[0]))
             if adam.steps_taken % ADAM_LOOKS == 0:
-                look(adam.codes.detach()[0], start.placements)
+                yield from aside(look, adam.codes.detach()[0], start.placements)
             yield None
         rows = self.rows(observation, self.effort.rounds[-1].rows, seed + 4)
         ended = Problems.start(rows, adam.codes.detach(), start.placements, "known", self.settings)

@@ -63,7 +63,7 @@ class Listener(SimpleWorker):
         lasting = CompletionQueue(connection, settings)
         self.leases = Leases(connection, lasting, self.name, settings.lease_s)
         self.glances = Leases(hasty, self.queue, self.name, settings.lease_s)
-        self.batch: Batch[str, dict[str, Any]] = Batch()
+        self.batch: Batch[str, dict[str, Any]] = Batch(threads=slots)
         self.in_hand: dict[str, Work] = {}
         self.turned = time.monotonic()
         self.draining, self.ended = Event(), Event()
@@ -80,6 +80,7 @@ class Listener(SimpleWorker):
             while self._has_work(burst):
                 self._turn()
         finally:
+            self.batch.close()
             self.ended.set()
             self.teardown()  # type: ignore[no-untyped-call]
 

@@ -18,7 +18,7 @@ from app.schemas import MESH_FORMATS, CompletionOptions, InterpolationEnd, Inter
 from app.schemas import CompletionError as Failure
 from app.settings import get_settings
 from app.storage import Storage
-from model.batch import Steps, out_of_memory
+from model.batch import Steps, aside, out_of_memory
 from model.checkpoint import BadCheckpoint, Checkpoint
 from model.codes import between, decode
 from model.completion import Array, Completer, Completion, CompletionError, OnPreview, OnStep
@@ -66,7 +66,8 @@ def _outcome(completion_id: str, options: dict[str, Any], reporter: Reporter) ->
         yield from _storing(storage, completion_id, completion, wanted.draco, reporter)
         storage.save_report(completion_id, report)
         points = np.concatenate([view.points for view in scan.views])
-        storage.save_picture(completion_id, picture(completion.mesh, points, completion.up))
+        image = yield from aside(picture, completion.mesh, points, completion.up)
+        storage.save_picture(completion_id, image)
         return Outcome(status="succeeded", report=brief(report))
     except CompletionError as error:
         return _failed(error.code, error.detail)
@@ -199,9 +200,8 @@ def _storing(
     for step, (sample, format) in enumerate(files):
         # A million faces take seconds in some formats: between them one can still cancel.
         reporter.tell("export", step, len(files), residual=completion.report.residual, share=1.0)
-        file = export(meshes[sample], format, up=completion.up, draco=draco)
+        file = yield from aside(export, meshes[sample], format, up=completion.up, draco=draco)
         storage.save_mesh(completion_id, file, format, sample)
-        yield None
 
 
 @cache
