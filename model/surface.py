@@ -18,7 +18,6 @@ memory needed grows with the square of the resolution, not with its cube.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
@@ -155,11 +154,12 @@ class _Sampler:
         """How far f may be from the mean of its values at opposite points that are `distance` away."""
         return self.steepening * self.field.bend * distance
 
-    def bound(self, a: Tensor, b: Tensor, distance: float) -> Tensor:
+    def bound(self, a: Tensor, b: Tensor, distance: Tensor) -> Tensor:
         """Least |f| in the middle of corners that are `distance` away; 0 where they differ in sign."""
-        mean = (a + b).abs() / 2 - self.bend(distance)
-        larger = torch.maximum(a.abs(), b.abs()) - self.steepening * self.field.lipschitz * distance
-        return torch.maximum(mean, larger) * (a.sign() == b.sign())
+        mean = (a + b).abs_().div_(2).sub_(self.bend(1.0) * distance)
+        steepest = self.steepening * self.field.lipschitz * distance
+        larger = torch.maximum(a.abs(), b.abs()).sub_(steepest)
+        return torch.maximum(mean, larger).mul_(a.sign() == b.sign())
 
 
 @dataclass
@@ -181,8 +181,14 @@ class _Slab:
 
     def points(self, corners: Tensor) -> Tensor:
         """Where the (N, 3) corners of this slab lie, canonical frame."""
-        first = torch.tensor([self.start, 0, 0], device=corners.device)
-        return ((corners + first).double() * self.cell - HALF_WIDTH).float()
+        exact = corners.double()
+        exact[:, 0] += self.start
+        return exact.mul_(self.cell).sub_(HALF_WIDTH).float()
+
+    def places(self, corners: Tensor) -> Tensor:
+        """Where the values of (N, 3) corners stand in the flattened slab, (N,)."""
+        along = self.values.stride()
+        return corners[:, 0] * along[0] + corners[:, 1] * along[1] + corners[:, 2]
 
 
 def _slabs(sampler: _Sampler, base: int, halvings: int) -> Iterator[tuple[_Slab, Tensor]]:
@@ -242,23 +248,19 @@ def _fill(sampler: _Sampler, slab: _Slab, unknown: Tensor, odd: Sequence[int], l
     Their neighbours along these axes have fewer odd indices: they are known.
     """
     first = [1 if axis in odd else 0 for axis in range(3)]
-    corners = 2 * unknown[tuple(slice(i, None, 2) for i in first)].nonzero() + _like(first, unknown)
-    flat, stride = slab.values.view(-1), _like(slab.values.stride(), unknown)
-    place = (corners * stride).sum(dim=1)
-    values = torch.zeros_like(flat[place])
-    for step in _half_of_the_steps(odd):
-        move = int((_like(step, unknown) * stride).sum())
-        a, b = flat[place - move], flat[place + move]
-        bound = sampler.bound(a, b, slab.cell * math.hypot(*step))
-        values = torch.where(bound > values.abs(), bound.copysign(a), values)
-    open_ = ~(values.abs() > least)
+    corners = 2 * unknown[tuple(slice(i, None, 2) for i in first)].nonzero()
+    for axis in odd:
+        corners[:, axis] += 1
+    flat, place = slab.values.view(-1), slab.places(corners)
+    steps = torch.tensor(_half_of_the_steps(odd), device=flat.device)
+    move, distance = slab.places(steps)[:, None], slab.cell * steps.float().norm(dim=1, keepdim=True)
+    a = flat[place - move]  # (S, N)
+    bound, best = sampler.bound(a, flat[place + move], distance).max(dim=0)
+    values = bound.clamp(min=0).copysign(a.gather(0, best[None])[0])
+    open_ = (~(bound > least)).nonzero().squeeze(1)
     values[open_] = sampler.distance(slab.points(corners[open_]))
     flat[place] = values
-    slab.exact.view(-1)[place] = open_
-
-
-def _like(numbers: Sequence[int], tensor: Tensor) -> Tensor:
-    return torch.tensor(numbers, device=tensor.device)
+    slab.exact.view(-1)[place[open_]] = True
 
 
 def _half_of_the_steps(odd: Sequence[int]) -> list[tuple[int, ...]]:
@@ -305,11 +307,14 @@ def _settle(sampler: _Sampler, slab: _Slab) -> Tensor:
     """Evaluate what is not exact of the corners of cells that the surface crosses; which cells those are."""
     crossed = _crossed(slab.values < 0)
     wanted = _corners_of(crossed) & ~slab.exact
-    wanted[:, [0, -1]] = wanted[:, :, [0, -1]] = False
-    found = sampler.distance(slab.points(wanted.nonzero()))
-    if ((found < 0) != (slab.values[wanted] < 0)).any():
+    for plane in (wanted[:, 0], wanted[:, -1], wanted[:, :, 0], wanted[:, :, -1]):
+        plane.fill_(False)
+    corners = wanted.nonzero()
+    place, values = slab.places(corners), slab.values.view(-1)
+    found = sampler.distance(slab.points(corners))
+    if ((found < 0) != (values[place] < 0)).any():
         raise _SteeperThanSaid
-    slab.values[wanted] = found
+    values[place] = found
     slab.exact |= wanted
     return crossed
 
@@ -345,15 +350,19 @@ def _stitched(slabs: Iterator[tuple[_Slab, Tensor]]) -> tuple[NDArray[np.float32
 
 def _marched(slab: _Slab, crossed: Tensor) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Vertices (V, 3) in cells from the slab's first corner, and faces, by marching cubes."""
-    if not crossed.any():
+    cells = crossed.nonzero()
+    if not len(cells):
         return np.empty((0, 3), np.float32), np.empty((0, 3), np.int32)
-    volume = (slab.values / slab.cell).abs_().clamp_(NEAREST, FARTHEST)
-    volume[slab.values < 0] *= -1
-    mask = torch.nn.functional.pad(crossed, (1, 0) * 3)  # it looks for a cell's mark at its far corner
+    low, high = torch.stack([cells.amin(dim=0), cells.amax(dim=0) + 1]).tolist()
+    box = tuple(slice(*ends) for ends in zip(low, high, strict=True))
+    corners = slab.values[tuple(slice(first, last + 1) for first, last in zip(low, high, strict=True))]
+    size = (corners / slab.cell).abs_().clamp_(NEAREST, FARTHEST)
+    volume = torch.where(corners < 0, -size, size)
+    mask = torch.nn.functional.pad(crossed[box], (1, 0) * 3)  # it looks for a cell's mark at its far corner
     vertices, faces, _, _ = marching_cubes(
         volume.cpu().numpy(), level=0.0, gradient_direction="descent", mask=mask.cpu().numpy()
     )
-    return vertices.astype(np.float32), faces.astype(np.int32)
+    return (vertices + low).astype(np.float32), faces.astype(np.int32)
 
 
 @dataclass(frozen=True)
