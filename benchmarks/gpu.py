@@ -35,6 +35,7 @@ from benchmarks import common, training
 from model.batch import Batch, Steps
 from model.checkpoint import Checkpoint, choose_device, load_checkpoint
 from model.completion import Completer, Completion
+from model.correction import correlation, slope
 from model.decoder import Decoder
 from model.fitting import Starts
 from model.latent import Adam, CodePrior, LevenbergMarquardt, Problems, Rows
@@ -108,6 +109,11 @@ def correctness(here: Completer, folder: Path, resolution: int) -> list[Figure]:
         Figure("signed distances, largest error", decoder_error(here.checkpoint, exact), "canonical units"),
         Figure("E after a step, largest error", cost, "of E"),
         Figure("Hessian after a step, largest error", hessian, "of its norm"),
+        Figure(
+            "correction's kernel and its slope, largest error",
+            kernel_error(here.checkpoint),
+            "of the largest",
+        ),
         Figure("surface, largest distance", surface_error(here.checkpoint, plain, resolution), "cells"),
     ]
 
@@ -153,6 +159,16 @@ def in_double(arrays: Rows | Placements) -> Iterator[Tensor]:
     """The tensors of one, on the CPU, real numbers in float64."""
     for value in vars(arrays).values():
         yield value.double().cpu() if value.is_floating_point() else value.cpu()
+
+
+def kernel_error(here: Checkpoint) -> float:
+    """Largest difference of the correction's kernel, and of its slope, as a share of their largest values."""
+    distances = torch.linspace(0, 0.6, 10_001, dtype=torch.float64)
+    errors = []
+    for function in (correlation, slope):
+        true, found = function(distances), function(distances.to(here.codes)).double().cpu()
+        errors.append(float((found - true).abs().max() / true.abs().max()))
+    return max(errors)
 
 
 def surface_error(here: Checkpoint, there: Checkpoint, resolution: int) -> float:

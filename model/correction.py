@@ -18,6 +18,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from model.elementwise import Elementwise
 from model.field import Field, at_a_time
 from model.latent import INSIDE, OUTSIDE, SURFACE, Rows
 from model.placement import Placements
@@ -38,7 +39,7 @@ _KERNELS = tuple(zip(REACHES, SHARES, strict=True))
 LEAST_AMPLITUDE = 0.02
 PASSES = 3
 MOST_EMPTY = 900
-CHUNK = (512, 16_384)
+CHUNK = (512, 65_536)
 """Points at a time, on a CPU and on a GPU."""
 
 
@@ -55,11 +56,39 @@ def slope_of_wendland(r: Tensor) -> Tensor:
     return slope
 
 
-def kernel(a: Tensor, b: Tensor) -> Tensor:
-    """Correlations (N, M) of g between (N, 3) and (M, 3) points; 1 at distance 0."""
-    distance = torch.cdist(a, b)
+def _plain_correlation(distance: Tensor) -> Tensor:
     (wide, much), (narrow, little) = _KERNELS
     return much * wendland(distance / wide) + little * wendland(distance / narrow)
+
+
+def _plain_slope(distance: Tensor) -> Tensor:
+    (wide, much), (narrow, little) = _KERNELS
+    far, near = slope_of_wendland(distance / wide), slope_of_wendland(distance / narrow)
+    return much / wide**2 * far + little / narrow**2 * near
+
+
+def _left(number: int, reach: float) -> str:
+    """What is left of a reach at the distance x, as a share: `l0` or `l1` in CUDA."""
+    return f"T l{number} = x < T({reach}) ? T(1) - x / T({reach}) : T(0);"
+
+
+_LEFT = " ".join(_left(number, reach) for number, reach in enumerate(REACHES))
+_SUM = " + ".join(
+    f"T({share}) * l{i} * l{i} * l{i} * l{i} * (T(5) - T(4) * l{i})" for i, share in enumerate(SHARES)
+)
+_SLOPES = " + ".join(
+    f"T({-20 * share / reach**2}) * l{i} * l{i} * l{i}" for i, (reach, share) in enumerate(_KERNELS)
+)
+correlation = Elementwise(_plain_correlation, "correlation", f"{_LEFT} return {_SUM};")
+"""Of g at two points, by their distance; 1 at distance 0."""
+
+slope = Elementwise(_plain_slope, "slope", f"{_LEFT} return {_SLOPES};")
+"""The correlation's derivative by the distance, over the distance."""
+
+
+def kernel(a: Tensor, b: Tensor) -> Tensor:
+    """Correlations (N, M) of g between (N, 3) and (M, 3) points."""
+    return correlation(torch.cdist(a, b))
 
 
 @dataclass(frozen=True)
@@ -85,18 +114,19 @@ class Correction:
         for chunk in points.split(at_a_time(points.device, *CHUNK)):
             centres, weights = self._near(chunk)
             distance = torch.cdist(chunk, centres)
-            slope = torch.zeros_like(distance)
-            value = torch.zeros_like(chunk[:, 0])
-            for reach, share in _KERNELS:
-                value += share * (wendland(distance / reach) @ weights)
-                slope += share / reach**2 * slope_of_wendland(distance / reach)
-            values.append(value)
+            values.append(correlation(distance) @ weights)
             # Σ w φ'/r (x − c), without the differences of all pairs
-            gradients.append(chunk * (slope @ weights)[:, None] - slope @ (weights[:, None] * centres))
+            steep = slope(distance)
+            gradients.append(chunk * (steep @ weights)[:, None] - steep @ (weights[:, None] * centres))
         return torch.cat(values), torch.cat(gradients)
 
     def _near(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Centres that reach into the points' bounding box, and their weights."""
+        """Centres that reach into the points' bounding box, and their weights.
+
+        To choose some would let a GPU wait longer than all take it.
+        """
+        if points.device.type == "cuda":
+            return self.centres, self.weights
         if not len(points):
             return self.centres[:0], self.weights[:0]
         low, high = points.amin(dim=0) - REACHES[0], points.amax(dim=0) + REACHES[0]

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from model.correction import Correction
 from model.decoder import Decoder
+from model.field import at_a_time
 from model.fitting import Fit
 from model.latent import CodePrior, FitSettings, placement_prior
 from model.placement import MOVE_SIZE, SCALE_STD, TRANSLATION_STD, Placements, gradient_by_move
@@ -37,6 +38,10 @@ RIPPLE = 0.005
 
 LOOKED_AT = 3000
 """Vertices at which the deviation is computed; it is smooth, and the others are told by the nearest three."""
+
+
+CHUNK = (2048, 65_536)
+"""Points at a time, on a CPU and on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class Posterior:
     def deviation(self, decoder: Decoder, points: Tensor) -> Tensor:
         """√(J Σ Jᵀ) / |∇f| at (N, 3) canonical points: canonical units, (N,)."""
         variances = []
-        for chunk in points.split(2048):
+        for chunk in points.split(at_a_time(points.device, *CHUNK)):
             _, by_code, by_point = decoder.distance_and_gradients(self.code[None], chunk[None])
             scaled = chunk[None] - self.placement.translation[:, None]
             by_move = gradient_by_move(by_point, scaled, torch.zeros_like(scaled))
