@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
+from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import ConvexHull, QhullError, cKDTree
+
+from model.neighbours import nearest
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -75,7 +77,7 @@ def outliers(points: Array) -> Mask:
     points = points[distinct]
     if len(points) <= SPACING_NEIGHBOURS:
         return np.zeros(len(which), dtype=bool)
-    distances, neighbours = cKDTree(points).query(points, k=SPACING_NEIGHBOURS + 1)
+    distances, neighbours = nearest(cKDTree(points), points, SPACING_NEIGHBOURS + 1)
     spacing = distances[:, 1:].mean(axis=1)
     locally = np.median(spacing[neighbours[:, 1:]], axis=1)
     stray = (spacing > STRAY_LOCALLY * locally) | (spacing > STRAY_ANYWHERE * np.median(spacing))
@@ -95,7 +97,7 @@ def _small_and_far(points: Array) -> Mask:
     away = []
     for label in order[~np.isin(order, labels[some][kept])]:
         one = labels[some] == label
-        gap = cKDTree(points[some][kept]).query(points[some][one])[0].min()
+        gap = nearest(cKDTree(points[some][kept]), points[some][one])[0].min()
         small = counts[label] < SMALL_CLUSTER * len(points) * gap / size
         if small and gap > max(FAR_CLUSTER * size, FAR_FOR_ITS_SIZE * _diagonal(points[some][one])):
             away.append(label)
@@ -118,13 +120,16 @@ def _clustered(points: Array) -> tuple[Indices, Indices]:
     cell = thinning_cell(points, CLUSTERED_POINTS) or 1e-5 * _diagonal(points)  # no two the same
     some = thinned(points, cell)
     tree = cKDTree(points[some])
-    distances, neighbours = tree.query(points[some], k=min(LINKS + 1, len(some)))
+    distances, neighbours = nearest(tree, points[some], min(LINKS + 1, len(some)))
     spacing = distances[:, min(4, distances.shape[1] - 1)]
     linked = distances <= LINK_SPACINGS * np.maximum(spacing[:, None], spacing[neighbours])
-    rows, columns = np.nonzero(linked)
-    graph = coo_matrix((np.ones(len(rows)), (rows, neighbours[rows, columns])), (len(some), len(some)))
+    ends = np.concatenate([[0], np.cumsum(linked.sum(axis=1))])
+    graph = csr_array((np.ones(ends[-1]), neighbours[linked], ends), (len(some), len(some)))
     _, labels = connected_components(graph, directed=False)
-    return some, np.asarray(labels[tree.query(points)[1]], dtype=np.int64)
+    others = np.setdiff1d(np.arange(len(points)), some, assume_unique=True)
+    of_all = np.empty(len(points), np.int64)
+    of_all[some], of_all[others] = labels, labels[nearest(tree, points[others])[1]]
+    return some, of_all
 
 
 # Thinning
@@ -186,7 +191,7 @@ def local_noise(points: Array, neighbours: int = 24) -> float:
     tree = cKDTree(points)
     picks = np.random.default_rng(0).permutation(len(points))[:NOISE_CENTRES]
     while True:
-        distances, around = tree.query(points[picks], k=min(neighbours, len(points)))
+        distances, around = nearest(tree, points[picks], min(neighbours, len(points)))
         noise = _usual_deviation(points[around])
         if np.median(distances[:, -1]) >= NOISE_RADIUS * noise or 2 * neighbours > min(len(points), 800):
             return noise
@@ -196,8 +201,8 @@ def local_noise(points: Array, neighbours: int = 24) -> float:
 def _usual_deviation(patches: Array) -> float:
     """Standard deviation of the points from their quadrics in (B, K, 3) patches without edges."""
     centred = patches - patches.mean(axis=1, keepdims=True)
-    _, axes = np.linalg.eigh(np.einsum("bki,bkj->bij", centred, centred))
-    z, x, y = np.moveaxis(np.einsum("bki,bij->bkj", centred, axes), 2, 0)
+    _, axes = np.linalg.eigh(centred.transpose(0, 2, 1) @ centred)
+    z, x, y = np.moveaxis(centred @ axes, 2, 0)
     return deviation_from_quadrics(x, y, z)
 
 
@@ -258,7 +263,7 @@ def find_plane(points: Array, up: Array | None = None, seed: int = 0) -> Plane |
 def _tried_planes(points: Array, rng: np.random.Generator) -> tuple[Array, Array]:
     """Points (T, 3) and the normals (T, 3) of the surface around them."""
     picks = points[rng.permutation(len(points))[:PLANE_TRIES]]
-    _, neighbours = cKDTree(points).query(picks, k=min(30, len(points)))
+    _, neighbours = nearest(cKDTree(points), picks, min(30, len(points)))
     around = points[neighbours] - points[neighbours].mean(axis=1, keepdims=True)
     _, axes = np.linalg.eigh(np.einsum("tki,tkj->tij", around, around))
     return points[neighbours].mean(axis=1), axes[:, :, 0]
@@ -345,7 +350,7 @@ def _belonging(points: Array, labels: Indices, seed: int, parts: Indices, plane:
     ours = [seed]
     for label in parts[parts != seed]:
         one, body = points[labels == label], points[np.isin(labels, ours)]
-        near = cKDTree(body).query(one)[0].min() < JOINED_GAP * _diagonal(body)
+        near = nearest(cKDTree(body), one)[0].min() < JOINED_GAP * _diagonal(body)
         if near or _over(plane, one, body) > JOINED_FOOTPRINT:
             ours.append(label)
     return ours

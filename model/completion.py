@@ -20,6 +20,7 @@ from model.field import Field
 from model.fitting import Effort, Fit, Fitter, Look
 from model.latent import FitSettings, placed
 from model.mesh import Mesh, components_of, deviation_colors, simplified
+from model.neighbours import nearest
 from model.observation import Observation, RowWeights, UnusableScan, View, observe
 from model.placement import FREEDOM, Placements
 from model.report import CompletionReport, Finished, report_of
@@ -353,9 +354,9 @@ def _colored(mesh: Mesh, observation: Observation, eta: float, color: str) -> Me
 
 def _scan_colors(mesh: Mesh, seen: Array, colors: NDArray[np.uint8], reach: float) -> NDArray[np.uint8]:
     """RGBA (V, 4) of the seen points (K, 3) near each vertex, fading to grey where nothing was seen."""
-    distance, nearest = cKDTree(seen).query(mesh.vertices, k=3)
+    distance, which = nearest(cKDTree(seen), mesh.vertices, 3)
     share = 1 / np.maximum(distance, 1e-3 * reach)
-    blended = (share[..., None] * colors[nearest]).sum(axis=1) / share.sum(axis=1, keepdims=True)
+    blended = (share[..., None] * colors[which]).sum(axis=1) / share.sum(axis=1, keepdims=True)
     known = np.clip(2 - distance[:, :1] / (2 * reach), 0, 1)
     rgba = np.full((len(mesh.vertices), 4), 255, np.uint8)
     rgba[:, :3] = known * blended + (1 - known) * UNSEEN_COLOR

@@ -17,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from model.frame import Similarity
+from model.neighbours import nearest
 
 Format = Literal["glb", "ply", "obj", "stl"]
 FORMATS: tuple[Format, ...] = ("glb", "ply", "obj", "stl")
@@ -57,6 +58,22 @@ class Mesh:
         return Mesh(self.vertices[source], faces, some(self.normals), some(self.colors), some(self.deviation))
 
 
+def is_closed(mesh: Mesh) -> bool:
+    """Whether every edge has exactly two faces: watertight."""
+    starts, ends = (mesh.faces[:, order].ravel().astype(np.int64) for order in ([0, 1, 2], [1, 2, 0]))
+    edges = np.sort(np.minimum(starts, ends) * len(mesh.vertices) + np.maximum(starts, ends))
+    if len(edges) % 2:
+        return False
+    return bool((edges[::2] == edges[1::2]).all() and (edges[1:-1:2] != edges[2::2]).all())
+
+
+def volume_of(mesh: Mesh) -> float:
+    """What a closed mesh encloses, in cubic units: signed tetrahedra from its first vertex."""
+    vertices = mesh.vertices.astype(float) - mesh.vertices[0]  # a scan may be far from its origin
+    a, b, c = (vertices[corners] for corners in mesh.faces.T)
+    return float(np.einsum("ij,ij->", a, np.cross(b, c)) / 6)
+
+
 def to_trimesh(mesh: Mesh) -> trimesh.Trimesh:
     """The mesh as a trimesh object that shares vertices exactly as ours does."""
     return trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_normals=mesh.normals, process=False)
@@ -85,8 +102,8 @@ def simplified(mesh: Mesh, target_faces: int) -> Mesh:
     if len(mesh.faces) <= target_faces:
         return mesh
     vertices, faces, *_ = igl.qslim(mesh.vertices.astype(float), mesh.faces, target_faces)
-    _, nearest = cKDTree(mesh.vertices).query(vertices)
-    smaller = mesh.with_vertices_of(nearest, faces.astype(np.int32))
+    _, old = nearest(cKDTree(mesh.vertices), vertices)
+    smaller = mesh.with_vertices_of(old, faces.astype(np.int32))
     return replace(smaller, vertices=vertices.astype(np.float32))
 
 

@@ -17,6 +17,7 @@ from scipy.spatial import ConvexHull, Delaunay, QhullError, cKDTree
 from model import cleaning, ranges
 from model.frame import Similarity, upright
 from model.latent import BACKGROUND, FREE, INSIDE, OUTSIDE, SURFACE, Rows
+from model.neighbours import nearest
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -265,14 +266,14 @@ def _estimated_normals(points: Array, noise: float) -> tuple[Array, Array]:
     is round. The noise's own variance is no sign of an edge.
     """
     tree = cKDTree(points)
-    reach = float(
-        np.median(tree.query(points[:: max(1, len(points) // 500)], k=min(NEIGHBOURS, len(points)))[0][:, -1])
-    )
+    some = points[:: max(1, len(points) // 500)]
+    reach = float(np.median(nearest(tree, some, min(NEIGHBOURS, len(points)))[0][:, -1]))
     wider = (4.5 * noise / max(reach, 1e-12)) ** 2
     count = int(np.clip(NEIGHBOURS * wider, NEIGHBOURS, MOST_NEIGHBOURS))
-    _, neighbours = tree.query(points, k=min(count, len(points)))
-    around = points[neighbours] - points[neighbours].mean(axis=1, keepdims=True)
-    values, vectors = np.linalg.eigh(np.einsum("nki,nkj->nij", around, around) / around.shape[1])
+    _, neighbours = nearest(tree, points, min(count, len(points)))
+    around = points[neighbours]
+    around -= around.mean(axis=1, keepdims=True)
+    values, vectors = np.linalg.eigh(around.transpose(0, 2, 1) @ around / around.shape[1])
     flatness = np.maximum(values[:, 0] - noise**2, 0) / np.maximum(values.sum(axis=1), 1e-24)
     return vectors[:, :, 0], flatness
 
@@ -339,8 +340,8 @@ def _background_samples(directions: Array, surface: Array, eye: Array, rng: np.r
     Spread over whole rays, hardly any would lie where a shape that is too large sticks out.
     """
     directions = np.repeat(_unit(directions), 4, axis=0)
-    _, nearest = cKDTree(_unit(surface - eye)).query(directions)
-    ranges = np.linalg.norm(surface[nearest] - eye, axis=1) + PASSING_SPREAD * rng.normal(size=len(nearest))
+    _, passed = nearest(cKDTree(_unit(surface - eye)), directions)
+    ranges = np.linalg.norm(surface[passed] - eye, axis=1) + PASSING_SPREAD * rng.normal(size=len(passed))
     points = eye + directions * np.maximum(ranges, 0)[:, None]
     return np.asarray(points[np.linalg.norm(points, axis=1) < PASSING_REACH])
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from model.cleaning import deviation_from_quadrics
+from model.neighbours import nearest
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -36,7 +37,7 @@ def range_noise(points: Array, eye: Array) -> float:
     ranges = np.linalg.norm(rays, axis=1)
     tree = cKDTree(rays / ranges[:, None])
     picks = np.random.default_rng(0).permutation(len(points))[:NOISE_CENTRES]
-    _, around = tree.query(tree.data[picks], k=min(NOISE_NEIGHBOURS, len(points)))
+    _, around = nearest(tree, tree.data[picks], min(NOISE_NEIGHBOURS, len(points)))
     x, y, inverse = _seen_along(rays[picks], ranges[picks], rays[around])
     return deviation_from_quadrics(x, y, inverse)
 
@@ -53,7 +54,7 @@ def smoothed(points: Array, picks: Indices, eye: Array, noise: float, target: fl
     count = int(np.clip((LEFT * noise / target) ** 2, FEWEST, min(MOST, len(points))))
     inverse = []
     for part in np.array_split(picks, max(1, len(picks) // CHUNK)):
-        _, around = tree.query(tree.data[part], k=count)
+        _, around = nearest(tree, tree.data[part], count)
         inverse.append(_plane_at_centre(rays[part], ranges[part], rays[around], noise))
     moved = eye + rays[picks] / np.concatenate(inverse)[:, None]
     return moved, min(noise, LEFT * noise / np.sqrt(count))

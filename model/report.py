@@ -17,7 +17,7 @@ from model.field import Field
 from model.fitting import Candidate, Fit
 from model.frame import Similarity
 from model.latent import KINDS, SURFACE, residuals
-from model.mesh import Mesh, distances_to, to_trimesh
+from model.mesh import Mesh, distances_to, is_closed, volume_of
 from model.observation import Observation
 from model.uncertainty import Posterior
 
@@ -146,7 +146,6 @@ def report_of(done: Finished) -> CompletionReport:
     pairs = zip(hypotheses, fit.runners_up, strict=True)
     others = [hypothesis for hypothesis, one in pairs if _lies_elsewhere(done, one)]
     grade, verdict = judge(category, far, within, code_distance, fit.best, others)
-    body = to_trimesh(done.mesh)
     deviation = done.mesh.deviation
     to_canonical = fit.best.placement.after(from_scan)
     center, radius, size = _extent(done.mesh, to_canonical.rotation)
@@ -185,8 +184,8 @@ def report_of(done: Finished) -> CompletionReport:
         evaluations=done.evaluations,
         vertices=len(done.mesh.vertices),
         faces=len(done.mesh.faces),
-        watertight=bool(body.is_watertight),
-        volume=float(body.volume),
+        watertight=is_closed(done.mesh),
+        volume=volume_of(done.mesh),
         deviation_median=0.0 if deviation is None else float(np.median(deviation)),
     )
 

@@ -30,8 +30,14 @@ from model.correction import Correction
 from model.decoder import Decoder
 from model.field import at_a_time
 from model.fitting import Fit
+<<<<<<< HEAD
 from model.latent import CodePrior, FitSettings, placement_prior
 from model.placement import MOVE_SIZE, SCALE_STD, TRANSLATION_STD, Placements, gradient_by_move
+=======
+from model.latent import CodePrior, FitSettings
+from model.neighbours import nearest
+from model.placement import MOVE_SIZE, ROTATION, Placements, gradient_by_move
+>>>>>>> 15d79b7 (Neighbours are found on as many cores as torch may use; volume and closedness without trimesh's tables)
 
 RIPPLE = 0.005
 """How far off a surface is even where it was seen without noise, canonical units: the grid, the decoder."""
@@ -122,7 +128,7 @@ def vertex_deviation(
     if correction is not None:
         spread = spread * (correction.deviation(points) / correction.amplitude).square()
     deviation = (spread + noise**2 + RIPPLE**2).sqrt().cpu().numpy()
-    far, nearest = cKDTree(vertices[looked]).query(vertices, k=min(3, len(looked)))
+    far, which = nearest(cKDTree(vertices[looked]), vertices, min(3, len(looked)))
     weight = 1 / np.maximum(far.reshape(len(vertices), -1), 1e-6)
-    told = (weight * deviation[nearest].reshape(weight.shape)).sum(axis=1) / weight.sum(axis=1)
+    told = (weight * deviation[which].reshape(weight.shape)).sum(axis=1) / weight.sum(axis=1)
     return np.asarray(told, dtype=np.float32)

@@ -11,7 +11,16 @@ import trimesh
 from scipy.spatial.transform import Rotation
 
 from model.frame import Similarity
-from model.mesh import Mesh, components_of, distances_to, simplified, to_glb, to_trimesh
+from model.mesh import (
+    Mesh,
+    components_of,
+    distances_to,
+    is_closed,
+    simplified,
+    to_glb,
+    to_trimesh,
+    volume_of,
+)
 
 
 @pytest.fixture
@@ -67,6 +76,21 @@ def test_a_closed_mesh_of_thin_parts_stays_closed_with_fewer_faces(faces: int) -
     assert len(few.faces) <= faces
     assert to_trimesh(few).is_watertight
     assert to_trimesh(few).volume == pytest.approx(to_trimesh(table).volume, rel=0.1)
+
+
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_a_mesh_is_closed_where_trimesh_says_so(missing: int, ball: Mesh) -> None:
+    mesh = replace(ball, faces=ball.faces[missing:])
+    assert is_closed(mesh) == to_trimesh(mesh).is_watertight == (missing == 0)
+    twice = replace(ball, faces=np.concatenate([ball.faces, ball.faces[:1]]))
+    assert not is_closed(twice) and not to_trimesh(twice).is_watertight
+
+
+def test_the_volume_is_that_of_trimesh_wherever_the_mesh_is(ball: Mesh) -> None:
+    for place in ([0, 0, 0], [3, -2, 1], [4096, 0, 512]):
+        moved = replace(ball, vertices=(ball.vertices + place).astype(np.float32))
+        body = trimesh.Trimesh(moved.vertices.astype(float) - place, moved.faces, process=False)
+        assert volume_of(moved) == pytest.approx(body.volume, rel=1e-9)
 
 
 def test_distances_are_those_to_faces_not_to_vertices() -> None:
