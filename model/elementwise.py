@@ -5,13 +5,15 @@ As many operations go as many times over a GPU's memory, which is all that they 
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 from torch.cuda.jiterator import _create_jit_fn  # so named, but documented
+
+logger = logging.getLogger(__name__)
 
 
 class Elementwise:
@@ -29,7 +31,7 @@ class Elementwise:
             found: Tensor = self._compiled(x)
         except RuntimeError as error:
             self._broken = True
-            warnings.warn(f"{self.name} cannot be compiled, so it takes longer: {error}", stacklevel=2)
+            logger.warning("%s cannot be compiled, so it takes longer: %s", self.name, error)
             return self.plain(x)
         return found
 

@@ -7,7 +7,7 @@ kernels whatever the values are, at which it cannot look. Argument and result ar
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from threading import Lock
@@ -18,12 +18,14 @@ from torch import Tensor
 
 from model.trees import leaves, mapped
 
+logger = logging.getLogger(__name__)
+
 A = TypeVar("A")
 R = TypeVar("R")
 
 
 class Recording:
-    """One function, recorded for arguments shaped like an example."""
+    """One function, recorded on the current device for arguments shaped like an example."""
 
     def __init__(self, function: Callable[[A], R], example: A, pool: Any, stream: torch.cuda.Stream) -> None:
         self._argument = mapped(torch.clone, example)
@@ -54,18 +56,19 @@ class Recorder:
     def __init__(self, most: int = 48) -> None:
         self.most = most
         self._recordings: OrderedDict[Hashable, Recording | None] = OrderedDict()
-        self._place: tuple[Any, torch.cuda.Stream] | None = None
+        self._places: dict[torch.device, tuple[Any, torch.cuda.Stream]] = {}
         self._broken = False
         self._lock = Lock()
 
     def __call__(self, function: Callable[[A], R], argument: A, *key: object) -> R:
         """The function's result. `key` is all else that it depends on, kept alive with the recording."""
-        shapes = tuple((part.shape, part.dtype) for part in leaves(argument))
+        shapes = tuple((part.shape, part.dtype, part.device) for part in leaves(argument))
         with self._lock:
             recording = self._recording((key, shapes), function, argument)
             if recording is not None:
-                result: R = recording.replay(argument)
-                return result
+                with torch.cuda.device(_device_of(argument)):
+                    result: R = recording.replay(argument)
+                    return result
         return function(argument)
 
     def _recording(self, key: Hashable, function: Callable[[A], R], argument: A) -> Recording | None:
@@ -77,17 +80,24 @@ class Recorder:
             recording = self._recorded(function, argument)
         self._recordings[key] = recording  # last in line
         while len(self._recordings) > self.most:
+            torch.cuda.synchronize()  # no recording is let go while it is being replayed
             self._recordings.popitem(last=False)
         return recording
 
     def _recorded(self, function: Callable[[A], R], argument: A) -> Recording | None:
         """A new recording. Once that has failed, all functions are called plainly."""
-        current = torch.cuda.current_stream()
+        device = _device_of(argument)
+        current = torch.cuda.current_stream(device)
         try:
-            self._place = self._place or (torch.cuda.graph_pool_handle(), torch.cuda.Stream())
-            return Recording(function, argument, *self._place)
+            with torch.cuda.device(device):
+                place = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+                return Recording(function, argument, *self._places.setdefault(device, place))
         except RuntimeError as error:
             torch.cuda.set_stream(current)  # a recording that fails leaves its own behind
             self._broken = True
-            warnings.warn(f"no CUDA graph can be recorded, so steps take longer: {error}", stacklevel=2)
+            logger.warning("no CUDA graph can be recorded, so steps take longer: %s", error, exc_info=True)
             return None
+
+
+def _device_of(argument: object) -> torch.device:
+    return next(leaves(argument)).device

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from threading import Event
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ from seen import about_y, half_seen, moved
 from shapes import TINY_SOLIDS
 from torch import Tensor
 
-from model.batch import Batch, Ended, Steps, alone
+from model.batch import Batch, Ended, Steps, alone, aside
 from model.checkpoint import Checkpoint
 from model.completion import Completer, Completion
 from model.decoder import Decoder
@@ -153,3 +156,62 @@ def test_what_is_dropped_hears_why_and_takes_no_further_step(tiny: Checkpoint) -
     ended = batch.drop(0, KeyError("enough"))
     assert ended is not None and ended.result == "over" and len(heard) == 1
     assert batch.turn() == [] and int(solver.steps_taken) == 0
+
+
+def failing() -> None:
+    raise OSError("the call")
+
+
+def calls(function: object) -> Steps[object]:
+    try:
+        return (yield from aside(function))
+    except OSError as error:
+        return f"heard of {error}"
+
+
+def test_a_call_is_made_and_what_it_returns_or_raises_reaches_its_work() -> None:
+    batch: Batch[str, object] = Batch()
+    for key, function in (("seven", lambda: 7), ("failing", failing)):
+        assert alone(calls(function)) == (7 if key == "seven" else "heard of the call")
+        batch.add(key, calls(function))
+    ended = all_of(batch)
+    assert ended["seven"].result == 7 and ended["failing"].result == "heard of the call"
+    batch.close()
+
+
+def test_steps_are_taken_while_a_call_is_being_made(tiny: Checkpoint) -> None:
+    """The call waits for a fit that comes to its end in the same batch: else neither would."""
+    fitted = Event()
+
+    def fitting() -> Steps[str]:
+        yield from work(fit_of(tiny.decoder, tiny))
+        fitted.set()
+        return "fitted"
+
+    batch: Batch[int, object] = Batch()
+    batch.add(0, calls(partial(fitted.wait, 60)))
+    batch.add(1, fitting())
+    ended = all_of(batch)
+    assert ended[0].result is True and ended[1].result == "fitted"
+    batch.close()
+
+
+def test_work_is_dropped_while_its_call_is_being_made_and_another_call_takes_its_turn() -> None:
+    begun, enough = Event(), Event()
+
+    def waits() -> None:
+        begun.set()
+        enough.wait(60)
+
+    batch: Batch[int, object] = Batch()
+    batch.add(0, calls(waits))
+    batch.add(1, calls(lambda: "made"))
+    batch.add(2, calls(lambda: "never"))
+    assert batch.turn() == [] and begun.wait(60)
+    assert batch.turn() == []  # there is one thread, and it is busy
+    dropped = batch.drop(0, KeyError("enough"))
+    assert dropped is not None and isinstance(dropped.error, KeyError)
+    assert isinstance(batch.drop(2, KeyError("enough")).error, KeyError)
+    enough.set()
+    assert all_of(batch)[1].result == "made"
+    batch.close()
