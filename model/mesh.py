@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import igl
 import numpy as np
+import torch
 import trimesh
 from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
@@ -18,6 +19,7 @@ from scipy.spatial import cKDTree
 
 from model.frame import Similarity
 from model.neighbours import nearest
+from model.proximity import CPU, nearest_on_mesh
 
 Format = Literal["glb", "ply", "obj", "stl"]
 FORMATS: tuple[Format, ...] = ("glb", "ply", "obj", "stl")
@@ -107,12 +109,14 @@ def simplified(mesh: Mesh, target_faces: int) -> Mesh:
     return replace(smaller, vertices=vertices.astype(np.float32))
 
 
-def distances_to(mesh: Mesh, points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def distances_to(
+    mesh: Mesh, points: NDArray[np.float64], device: torch.device = CPU
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Distances (N,) of (N, 3) points to the surface, and the vertices (N,) nearest to where they meet it."""
-    squared, hit, at = igl.point_mesh_squared_distance(points, mesh.vertices.astype(float), mesh.faces)
+    distance, hit, at = nearest_on_mesh(mesh.vertices.astype(float), mesh.faces, points, device)
     corners = mesh.faces[hit]  # (N, 3)
     apart = np.linalg.norm(mesh.vertices[corners] - at[:, None], axis=2)
-    return np.sqrt(squared), corners[np.arange(len(corners)), apart.argmin(axis=1)].astype(np.int64)
+    return distance, corners[np.arange(len(corners)), apart.argmin(axis=1)].astype(np.int64)
 
 
 def deviation_colors(mesh: Mesh) -> NDArray[np.uint8]:

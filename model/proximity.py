@@ -1,0 +1,92 @@
+"""How far points are from a triangle mesh, exactly: by a tree of boxes on a CPU, by trying all on a GPU.
+
+Building the tree takes longer than a GPU takes for everything, and holds Python's lock meanwhile. There,
+faces whose middle is too far off by more than their radius are passed over, and the few that remain are
+looked at one by one.
+"""
+
+from __future__ import annotations
+
+import igl
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+PAIRS = 100_000_000
+"""Pairs of a point and a face that are tried at a time."""
+
+SLACK = 2e-3
+"""How wrong a distance by matrix products in single precision may be, as a share of the mesh's size."""
+
+CPU = torch.device("cpu")
+
+
+def nearest_on_mesh(
+    vertices: Array, faces: NDArray[np.int32], points: Array, device: torch.device = CPU
+) -> tuple[Array, Indices, Array]:
+    """Distances (N,) of (N, 3) points to a mesh, the faces (N,) nearest to them, and where on them (N, 3)."""
+    if device.type == "cpu":
+        squared, face, at = igl.point_mesh_squared_distance(points, vertices, faces)
+        return np.sqrt(squared), face.astype(np.int64), at
+    origin, size = vertices.mean(axis=0), float(np.ptp(vertices, axis=0).max())
+    corners = torch.from_numpy(((vertices - origin) / size)[faces]).to(device)
+    near = torch.from_numpy((points - origin) / size).to(device)
+    distance, face, at = (part.cpu().numpy() for part in nearest_on_faces(corners, near))
+    return size * distance, face, origin + size * at
+
+
+def nearest_on_faces(corners: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same of faces (F, 3, 3) and points (N, 3), double precision, of size 1."""
+    middles = corners.mean(dim=1)
+    radii = (corners - middles[:, None]).norm(dim=2).amax(dim=1).float()
+    some = points.split(max(1, PAIRS // len(corners)))
+    columns = zip(*(_of_chunk(corners, middles.float(), radii, chunk) for chunk in some), strict=True)
+    distance, face, at = (torch.cat(column) for column in columns)
+    return distance, face, at
+
+
+def _of_chunk(
+    corners: Tensor, middles: Tensor, radii: Tensor, points: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    off = torch.cdist(points.float(), middles)
+    row, face = (off - radii <= off.amin(dim=1, keepdim=True) + SLACK).nonzero(as_tuple=True)
+    at = _nearest_on_triangles(points[row], corners[face])
+    distance = (points[row] - at).norm(dim=1)
+    least = torch.full_like(points[:, 0], torch.inf).scatter_reduce(0, row, distance, "amin")
+    best = torch.empty_like(least, dtype=torch.long)
+    hit = (distance == least[row]).nonzero().squeeze(1)
+    best[row[hit]] = hit
+    return least, face[best], at[best]
+
+
+def _nearest_on_triangles(points: Tensor, corners: Tensor) -> Tensor:
+    """The point (M, 3) of each triangle (M, 3, 3) that is nearest to the point (M, 3) beside it.
+
+    That is its projection where it is inside, else the nearest one of the three edges.
+    """
+    a, b, c = corners.unbind(dim=1)
+    edges = torch.stack([_nearest_on_segments(points, *ends) for ends in ((a, b), (b, c), (c, a))])
+    which = (points - edges).norm(dim=2).argmin(dim=0)
+    at = edges.gather(0, which[None, :, None].expand(1, -1, 3))[0]
+    ab, ac = b - a, c - a
+    normal = torch.linalg.cross(ab, ac)
+    across = torch.linalg.cross(points - a, normal)
+    area = _dot(normal, normal)
+    of_b, of_c = -_dot(ac, across), _dot(ab, across)  # barycentric coordinates, times the area
+    inside = (of_b > 0) & (of_c > 0) & (of_b + of_c < area)
+    share = torch.stack([of_b, of_c], dim=1) / area.clamp(min=1e-300)[:, None]
+    return torch.where(inside[:, None], a + share[:, :1] * ab + share[:, 1:] * ac, at)
+
+
+def _nearest_on_segments(points: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    along = end - start
+    share = _dot(points - start, along) / _dot(along, along).clamp(min=1e-300)
+    return start + share.clamp(0, 1)[:, None] * along
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum(dim=1)
