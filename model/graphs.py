@@ -31,6 +31,11 @@ class Recording:
         self._argument = mapped(torch.clone, example)
         self._given: list[Tensor | None] = [None for _ in leaves(example)]
         self._graph = torch.cuda.CUDAGraph()
+        here = torch.cuda.current_stream()
+        stream.wait_stream(here)
+        with torch.cuda.stream(stream):  # libraries must not meet it for the first time while it records
+            function(self._argument)
+        here.wait_stream(stream)
         # Other threads may go on with what cannot be recorded: only this one must not do it.
         with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             self._result = function(self._argument)
@@ -47,7 +52,7 @@ class Recording:
 
 
 class Recorder:
-    """Calls functions, and records each when it is called the second time: the first has warmed it up.
+    """Calls functions, and records each when it is called the second time with arguments of one shape.
 
     The `most` recordings that were used last are kept. They share their memory: one replays at a time.
     Tensors that were handed in must not be changed in place.
