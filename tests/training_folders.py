@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import trimesh
 from shapes import TINY_SOLIDS, tiny_samples
 
 from model.training.samples import Quality
@@ -34,6 +35,17 @@ def make_training_folder(parent: Path) -> Path:
     (made / "shapes.csv").write_text("\n".join([HEADER, *rows]) + "\n")
     write_samples(parent / "data" / "samples" / "tiny")
     return made
+
+
+def write_originals(data: Path) -> None:
+    """The solids as meshes, where `model.training.sources` would have put them."""
+    folder = data / "shapes" / "s"
+    folder.mkdir(parents=True)
+    for id in SHAPES:
+        kind, *sizes = id.split("_")
+        extents = [2 * float(size) for size in (*sizes, 0.5)]
+        solid = trimesh.creation.icosphere(3) if kind == "sphere" else trimesh.creation.box(extents)
+        solid.export(folder / f"{id}.ply")
 
 
 def write_samples(samples: Path, rejected: str = "") -> None:

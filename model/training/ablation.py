@@ -1,9 +1,12 @@
-"""Compare variants of a recipe: `python -m model.training.ablation checkpoints/chairs variants.toml`.
+"""Compare variants of a recipe: `python -m model.training.ablation checkpoints/chairs`.
 
-Each table of the TOML file is a variant, written as in a recipe: what it does not say is as in the recipe.
-All are trained on the same samples, and judged on the shapes of the split `val`: a code is fitted to some of
-a shape's samples, and the error is the mean |clamp(f, δ) − clamp(s, δ)| on the others. A line of JSON a
-variant is added to the output as soon as it is known; variants that have one already are passed by.
+Each table of a TOML file is a variant, written as in a recipe: what it does not say is as in the recipe.
+Unless told, the file is `switches.toml` beside this module: every switch of a recipe, one at a time. All are
+trained on the same samples, and judged on the shapes of the split `val`: a code is fitted to some of a
+shape's samples, the clamped error is that of the others, and its mesh is compared with the original. Some
+training shapes are compared too, from their own codes. First a step of each is timed, nothing else on the
+device; then several may be trained at once. A line of JSON a variant is added to the output as soon as it is
+known; variants that have one already are passed by. At the end all are printed as a table of Markdown.
 """
 
 from __future__ import annotations
@@ -11,48 +14,46 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 import time
 import tomllib
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from multiprocessing import get_context
+from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
-from model.checkpoint import Checkpoint, choose_device, load_checkpoint, save_checkpoint
-from model.codes import ENCODED_SAMPLES, encode_rows
-from model.latent import rows_of_samples
-from model.training.dataset import MissingSamples, SampleSet, load_sample_set, sample_files
-from model.training.losses import clamped_l1
+from model.checkpoint import choose_device
+from model.training.dataset import MissingSamples
 from model.training.recipe import Recipe, load_recipe
-from model.training.samples import read_samples
-from model.training.trainer import Trainer, run
+from model.training.shapes import SourceError
+from model.training.trials import Given, Row, Trial, given, measure, step_seconds
 
-PROBE_STEPS = 20
-"""Steps that tell how many a time will do; as many go before them, uncounted."""
+SWITCHES = Path(__file__).with_name("switches.toml")
+FEWEST_STEPS = 20
 
-
-@dataclass(frozen=True)
-class Row:
-    """What is known of one variant. Errors in canonical units."""
-
-    variant: str
-    error: float  # mean over the validation shapes
-    median: float
-    worst: float
-    loss: float  # of the last steps of training
-    steps: int
-    samples: int  # seen in training
-    seconds: float  # of training
-    errors: dict[str, float]  # of each validation shape
+Tables = dict[str, dict[str, Any]]
+"""By the name of a variant: what it changes of [decoder] and [training]."""
 
 
-def variants_of(base: Recipe, tables: dict[str, dict[str, Any]]) -> dict[str, Recipe]:
+def chosen(file: Path, rows: str | None) -> Tables:
+    """The tables of a file, of several only those that are named, separated by commas.
+
+    Raises ValueError for a name that is not there.
+    """
+    tables = tomllib.loads(file.read_text(encoding="utf-8"))
+    if rows is None:
+        return tables
+    names = [name.strip() for name in rows.split(",")]
+    if unknown := [name for name in names if name not in tables]:
+        raise ValueError(f"{file} has no {unknown}, only {list(tables)}")
+    return {name: tables[name] for name in names}
+
+
+def variants_of(base: Recipe, tables: Tables) -> dict[str, Recipe]:
     """The recipes of named tables of settings; raises ValueError for one that changes the samples."""
     made = {}
     for name, table in tables.items():
@@ -65,132 +66,151 @@ def variants_of(base: Recipe, tables: dict[str, dict[str, Any]]) -> dict[str, Re
     return made
 
 
-def with_steps(recipe: Recipe, steps: int) -> Recipe:
-    """The same recipe, so many steps long."""
-    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"steps": steps})})
+def trials_of(variants: dict[str, Recipe], of: Given, options: argparse.Namespace) -> Iterator[Trial]:
+    """The variants, each as long as the options say, timed one after the other."""
+    for name, recipe in variants.items():
+        seconds = step_seconds(recipe, of)
+        steps = options.steps or recipe.training.steps
+        if options.seconds:
+            steps = max(FEWEST_STEPS, round(options.seconds / seconds))
+        print(f"{name}: {1000 * seconds:.3g} ms a step, {steps} steps", file=sys.stderr)
+        training = recipe.training.model_copy(update={"steps": steps})
+        yield Trial(name, recipe.model_copy(update={"training": training}), 1000 * seconds, options.jobs)
 
 
-def steps_in(seconds: float, recipe: Recipe, data: SampleSet, device: str) -> int:
-    """How many steps of a recipe take so long, of all its precisions together."""
-    share = recipe.training.float32_share
-    parts = [(1 - share, 0.0), (share, 1.0)]
-    step_seconds = sum(part * _step_seconds(recipe, last, data, device) for part, last in parts if part)
-    return max(PROBE_STEPS, round(seconds / step_seconds))
+# Several at once
+
+_given: list[Given] = []
+"""What a process of the pool has loaded."""
 
 
-def _step_seconds(recipe: Recipe, float32_share: float, data: SampleSet, device: str) -> float:
-    settings = recipe.training.model_copy(update={"float32_share": float32_share, "curriculum": []})
-    trainer = Trainer(recipe.model_copy(update={"training": settings}), data, device)
-    for _ in range(PROBE_STEPS):
-        trainer.step()
-    start = _now(device)
-    for _ in range(PROBE_STEPS):
-        trainer.step()
-    return (_now(device) - start) / PROBE_STEPS
-
-
-def _now(device: str) -> float:
+def _begin(folder: Path, data: Path, device: str, places: Queue[int]) -> None:
+    """A process of the pool takes its place: the number of its GPU."""
+    torch.set_num_threads(1)
+    place = places.get()
     if device == "cuda":
-        torch.cuda.synchronize()
-    return time.monotonic()
+        torch.cuda.set_device(place)
+    _given.append(given(folder, data, device))
 
 
-def checkpoint_of(trainer: Trainer) -> Checkpoint:
-    """What has been trained, ready to fit codes to."""
-    decoder, codes = trainer.trained()
-    recipe = trainer.recipe
-    card = {"name": recipe.name, "skin": recipe.samples.skin}
-    card["clamping_distance"] = recipe.training.clamping_distance
-    with tempfile.TemporaryDirectory() as folder:
-        save_checkpoint(Path(folder), decoder, codes, trainer.data.extents(), trainer.names, card)
-        return load_checkpoint(Path(folder), trainer.device)
+def _row(trial: Trial, until: float) -> Row | None:
+    """The row of a trial; None where it is too late to begin."""
+    return measure(trial, _given[0]) if time.time() < until else None
 
 
-def validation_error(checkpoint: Checkpoint, file: Path, seed: int = 0) -> float:
-    """Error of a shape's other samples when a code is fitted to `ENCODED_SAMPLES` of them, or to half."""
-    arrays = [torch.from_numpy(array).to(checkpoint.device) for array in read_samples(file)]
-    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(arrays[0]))).to(checkpoint.device)
-    count = min(ENCODED_SAMPLES, len(order) // 2)
-    fitted, others = order[:count], order[count:]
-    points, distances = arrays
-    delta = checkpoint.clamping_distance
-    code = encode_rows(checkpoint, rows_of_samples(points[None, fitted], distances[None, fitted], delta))
-    with torch.no_grad():
-        predicted = checkpoint.decoder(code[None], points[None, others])
-        return float(clamped_l1(predicted[0], distances[others], delta))
+def side_by_side(trials: list[Trial], options: argparse.Namespace, device: str) -> Iterator[Row | None]:
+    """The rows of the trials as they come, `jobs` at once on each GPU, or on the CPU."""
+    spawn = get_context("spawn")
+    places: Queue[int] = spawn.Queue()
+    devices = torch.cuda.device_count() if device == "cuda" else 1
+    count = min(options.jobs * devices, len(trials))
+    for number in range(count):
+        places.put(number % devices)
+    begun = (options.folder, options.data, device, places)
+    with ProcessPoolExecutor(count, mp_context=spawn, initializer=_begin, initargs=begun) as pool:
+        running = [pool.submit(_row, trial, options.until) for trial in trials]
+        try:
+            yield from (future.result() for future in as_completed(running))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def measure(name: str, recipe: Recipe, data: SampleSet, validation: list[Path], device: str) -> Row:
-    """Train one variant and judge it."""
-    trainer, start = Trainer(recipe, data, device), _now(device)
-    *_, last = run(trainer)
-    seconds = _now(device) - start
-    checkpoint = checkpoint_of(trainer)
-    errors = {file.stem: validation_error(checkpoint, file) for file in validation}
-    values, settings = list(errors.values()), recipe.training
-    return Row(
-        variant=name,
-        error=float(np.mean(values)),
-        median=float(np.median(values)),
-        worst=max(values),
-        loss=last.loss,
-        steps=settings.steps,
-        samples=settings.steps * settings.shapes_per_step * settings.points_per_shape,
-        seconds=seconds,
-        errors=errors,
-    )
+def rows_of(variants: dict[str, Recipe], options: argparse.Namespace, device: str) -> Iterator[Row | None]:
+    """The rows of the variants as they come; None for each that is not begun in time."""
+    of = given(options.folder, options.data, device)
+    trials = list(trials_of(variants, of, options))
+    if options.jobs == 1 and (device == "cpu" or torch.cuda.device_count() == 1):
+        yield from (measure(trial, of) if time.time() < options.until else None for trial in trials)
+        return
+    del of  # each process loads its own
+    if device == "cuda":
+        torch.cuda.empty_cache()
+    yield from side_by_side(trials, options, device)
 
 
-def show(rows: list[Row]) -> None:
-    """The rows as a person reads them."""
-    columns = ["variant", "error", "median", "worst", "loss", "steps", "seconds"]
-    table = Table(*columns, title="clamped error of unseen validation shapes")
-    for row in rows:
-        values = [getattr(row, column) for column in columns]
-        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in values))
-    Console().print(table)
+# What is told
+
+COLUMNS = {
+    "error": "error ×10³",
+    "chamfer_mean": "unseen: CD mean",
+    "chamfer_median": "median",
+    "known_median": "known: CD median",
+    "loss": "loss ×10³",
+    "step_ms": "ms a step",
+    "seconds": "seconds",
+}
+THOUSANDTHS = ("error", "loss")
+
+
+def table(rows: list[Row], tables: Tables) -> str:
+    """The rows in Markdown, in the order of the tables."""
+    lines = [
+        "| variant | changed | " + " | ".join(COLUMNS.values()) + " |",
+        "|---" * (len(COLUMNS) + 2) + "|",
+    ]
+    order = list(tables)
+    for row in sorted(rows, key=lambda row: order.index(row.variant) if row.variant in order else len(order)):
+        values = [getattr(row, name) * (1000 if name in THOUSANDTHS else 1) for name in COLUMNS]
+        cells = [row.variant, changes(tables.get(row.variant, {})), *(f"{value:.3g}" for value in values)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def changes(settings: dict[str, Any]) -> str:
+    """What a variant changes, as a recipe writes it."""
+    pairs = [(name, value) for section in settings.values() for name, value in section.items()]
+    return ", ".join(f"`{name} = {json.dumps(value)}`" for name, value in pairs)
 
 
 def read_rows(file: Path) -> list[Row]:
     """The rows of an output file; none if there is no such file."""
-    return [Row(**json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    return [Row(**json.loads(line)) for line in lines]
+
+
+def parse(arguments: Iterable[str] | None) -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(prog="python -m model.training.ablation", description=__doc__)
+    parser.add_argument("folder", type=Path, help="checkpoint folder with recipe.toml and shapes.csv")
+    parser.add_argument(
+        "variants", type=Path, nargs="?", default=SWITCHES, help="TOML file, a table a variant"
+    )
+    parser.add_argument("--rows", metavar="NAMES", help="only these variants, separated by commas")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="where samples and originals are")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at once on each GPU, or on the CPU")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=int, help="train each variant for so many steps")
+    length.add_argument("--seconds", type=float, help="train each for as many steps as take so long alone")
+    parser.add_argument("--minutes", type=float, default=1e9, help="begin no variant after so many minutes")
+    parser.add_argument("--output", type=Path, default=Path("ablation.jsonl"), help="file to add lines to")
+    options = parser.parse_args(None if arguments is None else list(arguments))
+    options.until = time.time() + 60 * options.minutes
+    return options
 
 
 def main(arguments: Iterable[str] | None = None) -> int:
     """Train and judge every variant; exit status 1 with a message where that cannot be."""
-    parser = argparse.ArgumentParser(prog="python -m model.training.ablation", description=__doc__)
-    parser.add_argument("folder", type=Path, help="checkpoint folder with recipe.toml and shapes.csv")
-    parser.add_argument("variants", type=Path, help="TOML file, a table of settings a variant")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="where samples are")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    length = parser.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=int, help="train each variant for so many steps")
-    length.add_argument("--seconds", type=float, help="train each for as many steps as take about so long")
-    parser.add_argument("--output", type=Path, default=Path("ablation.jsonl"), help="file to add lines to")
-    options = parser.parse_args(None if arguments is None else list(arguments))
-    device = choose_device(options.device)
+    options = parse(arguments)
+    device, late = choose_device(options.device), 0
     try:
-        base = load_recipe(options.folder)
-        variants = variants_of(base, tomllib.loads(options.variants.read_text()))
-        validation = sample_files(options.folder, options.data, base, "val")
-        files = sample_files(options.folder, options.data, base)
-        data = load_sample_set(files, base.samples.points)
-    except (MissingSamples, OSError, ValueError) as error:
+        tables = chosen(options.variants, options.rows)
+        variants = variants_of(load_recipe(options.folder), tables)
+        known = {row.variant for row in read_rows(options.output)}
+        todo = {name: recipe for name, recipe in variants.items() if name not in known}
+        for row in rows_of(todo, options, device) if todo else ():
+            if row is None:
+                late += 1
+                continue
+            with options.output.open("a", encoding="utf-8") as output:
+                output.write(json.dumps(asdict(row)) + "\n")
+            print(table([row], tables).splitlines()[-1], file=sys.stderr)
+    except (MissingSamples, SourceError, OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    data = SampleSet(data.names, data.samples.to(device))
-    known = {row.variant for row in read_rows(options.output)}
-    for name, recipe in variants.items():
-        if name in known:
-            continue
-        steps = options.steps or recipe.training.steps
-        if options.seconds:
-            steps = steps_in(options.seconds, recipe, data, device)
-        row = measure(name, with_steps(recipe, steps), data, validation, device)
-        with options.output.open("a") as output:
-            output.write(json.dumps(asdict(row)) + "\n")
-        show([row])
-    show(sorted(read_rows(options.output), key=lambda row: row.error))
+    print(table(read_rows(options.output), tables))
+    if late:
+        print(f"{late} were not begun in time: the same command does them", file=sys.stderr)
     return 0
 
 
