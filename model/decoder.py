@@ -122,7 +122,9 @@ class Decoder(nn.Module):
         depth = self.spec.depth if depth is None else depth
         for index in range(math.ceil(depth)):
             before = features
-            features = self.norms[index](self._pass(index, features, encoded, fed)).relu_()
+            features = self.norms[index](self._pass(index, features, encoded, fed))
+            # What a layer returns is a view: changed in place, the backward pass would copy it to and fro.
+            features = nn.functional.relu(features, inplace=not torch.is_grad_enabled())
             if self.spec.dropout and self.training:
                 features = nn.functional.dropout(features, self.spec.dropout)
             if depth < index + 1:
