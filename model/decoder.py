@@ -85,6 +85,8 @@ class Decoder(nn.Module):
             for layer, size in enumerate(outputs)
         )
         self.last = nn.Linear(spec.width, 1)
+        # Distances begin near zero: where all are beyond the clamping distance, nothing can be learnt.
+        nn.init.zeros_(self.last.bias)
 
     def _layer(self, index: int) -> nn.Linear:
         layer = self.last if index == self.spec.depth else self.hidden[index]

@@ -205,16 +205,31 @@ LOG_EVERY = 50
 
 
 def run(trainer: Trainer, log_every: int = LOG_EVERY) -> Iterator[Logged]:
-    """Train to the end, yielding the mean loss of every `log_every` steps."""
+    """Train to the end, yielding the mean loss of every `log_every` steps.
+
+    Raises ValueError where the gradient has vanished.
+    """
     settings, shares = trainer.recipe.training, []
     start = before = time.monotonic()
     while trainer.step_count < settings.steps:
         shares.append(trainer.step())
         if trainer.step_count % log_every == 0 or trainer.step_count == settings.steps:
             loss = float(trainer.ranks.add_up(torch.stack(shares).mean()))
+            _require_gradients(trainer, loss)
             now = time.monotonic()
             yield _line(trainer, loss, now - start, len(shares) / (now - before))
             shares, before = [], now
+
+
+def _require_gradients(trainer: Trainer, loss: float) -> None:
+    """Raise ValueError if nothing is learnt any more though there is something to learn."""
+    gradients = [part.grad for part in trainer.decoder.parameters() if part.grad is not None]
+    if loss > 0 and not any(gradient.any() for gradient in gradients):
+        raise ValueError(
+            f"nothing is learnt any more at step {trainer.step_count}: every signed distance is beyond the "
+            "clamping distance, where the loss is flat. Remove the training folder and begin with a lower "
+            "decoder_rate or a longer warmup_share"
+        )
 
 
 def _line(trainer: Trainer, loss: float, seconds: float, steps_per_second: float) -> Logged:

@@ -15,7 +15,7 @@ import trimesh
 
 from model.checkpoint import load_checkpoint
 from model.completion import Completer
-from model.mesh import to_trimesh
+from model.mesh import distances_to, to_trimesh
 from model.observation import View
 from model.training import lipschitz
 
@@ -44,7 +44,7 @@ skip_layer = 2
 octaves = 1
 
 [training]
-steps = 300
+steps = 800
 shapes_per_step = 6
 points_per_shape = 256
 decoder_rate = 5e-3
@@ -105,7 +105,10 @@ def test_the_guide_leads_from_a_folder_of_meshes_to_a_completion(
 
     card = json.loads((folder / "card.json").read_text())
     assert (card["category"], card["licences"], card["training_shapes"]) == ("mug", ["CC0-1.0"], 4)
-    completer = Completer(load_checkpoint(folder, "cpu"))
-    seen = trimesh.sample.sample_surface(meshes[0], 2000, seed=0)[0]
-    done = completer.complete(View(seen), up="+z", pose="canonical", resolution=32)
-    assert to_trimesh(done.mesh).is_watertight  # no more: 300 steps on four mugs make no good prior
+    checkpoint = load_checkpoint(folder, "cpu")
+    assert "mug_d" not in checkpoint.shapes  # of validation, and between those that were trained on
+    seen = trimesh.sample.sample_surface(meshes[3], 2000, seed=0)[0]
+    done = Completer(checkpoint).complete(View(seen), up="+z", pose="canonical", resolution=32)
+    assert to_trimesh(done.mesh).is_watertight
+    # The mug is 8.4 cm high. With five seeds of training it was 0.34 to 0.37 mm.
+    assert np.median(distances_to(done.mesh, seen)[0]) < 0.001

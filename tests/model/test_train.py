@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 import torch
 from processes import eventually
-from shapes import TINY_RECIPE, tiny_samples
+from shapes import TINY_RECIPE, ball_points, tiny_samples
 from training_folders import write_samples
 
 from model.checkpoint import load_checkpoint
+from model.decoder import Decoder, DecoderSpec
 from model.training import train
 from model.training.dataset import MissingSamples, SampleSet, sample_files
 from model.training.logs import read_log
@@ -90,6 +91,25 @@ def test_the_loss_falls() -> None:
     settings = TINY_RECIPE.training.model_copy(update={"steps": 100, "points_per_shape": 128})
     losses = trained(Trainer(TINY_RECIPE.model_copy(update={"training": settings}), DATA, "cpu"), 100)
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:3])
+
+
+@pytest.mark.parametrize("width", [48, 64, 512])
+def test_every_seed_begins_where_something_can_be_learnt(width: int) -> None:
+    """Within the clamp. With torch's own start of the last layer a narrow one may lie beyond it for good."""
+    points = torch.from_numpy(ball_points(500, np.random.default_rng(0)).astype(np.float32))[None]
+    for seed in range(20):
+        torch.manual_seed(seed)
+        decoder = Decoder(DecoderSpec(code_length=4, width=width, octaves=1, weight_norm=False, tanh=0))
+        with torch.no_grad():
+            assert decoder.eval()(torch.zeros(1, 4), points).abs().max() < 0.1, seed
+
+
+def test_where_nothing_is_learnt_any_more_training_ends_with_advice() -> None:
+    trainer = Trainer(recipe(eikonal_weight=0.0), DATA, "cpu")
+    with torch.no_grad():
+        trainer.decoder.last.bias += 10
+    with pytest.raises(ValueError, match="decoder_rate"):
+        list(run(trainer, log_every=4))
 
 
 def test_a_step_may_ask_for_more_shapes_than_there_are() -> None:
