@@ -30,14 +30,9 @@ from model.correction import Correction
 from model.decoder import Decoder
 from model.field import at_a_time
 from model.fitting import Fit
-<<<<<<< HEAD
 from model.latent import CodePrior, FitSettings, placement_prior
-from model.placement import MOVE_SIZE, SCALE_STD, TRANSLATION_STD, Placements, gradient_by_move
-=======
-from model.latent import CodePrior, FitSettings
 from model.neighbours import nearest
-from model.placement import MOVE_SIZE, ROTATION, Placements, gradient_by_move
->>>>>>> 15d79b7 (Neighbours are found on as many cores as torch may use; volume and closedness without trimesh's tables)
+from model.placement import MOVE_SIZE, SCALE_STD, TRANSLATION_STD, Placements, gradient_by_move
 
 RIPPLE = 0.005
 """How far off a surface is even where it was seen without noise, canonical units: the grid, the decoder."""
