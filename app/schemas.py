@@ -74,7 +74,7 @@ class CompletionOptions(BaseModel):
     components: Literal["main", "largest", "all"] = Field(
         default="main",
         description="Which connected parts of the mesh are kept: main leaves out crumbs, of less than a "
-        "hundredth of the largest part's area.",
+        "hundredth of the largest part's area, and detached parts of which the scan shows nothing.",
     )
     target_faces: int | None = Field(
         default=None, ge=100, le=10_000_000, description="Simplify the mesh to about so many faces."

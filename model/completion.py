@@ -42,7 +42,8 @@ CORRECTION_ROWS = (3000, 3000)
 
 
 COMPONENTS = {"main": 0.01, "largest": 1.0, "all": 0.0}
-"""Share of the largest connected part's area that a part needs to stay: crumbs are no part of an object."""
+"""Share of the largest connected part's area that a part needs to stay: crumbs are no part of an object. But
+with "all", parts of which nothing was seen go too."""
 
 PREVIEW_RESOLUTION = 32
 """Cells along an edge for a mesh that is to be had at once: a few thousand evaluations."""
@@ -307,7 +308,10 @@ class Completer:
         )
         to_canonical = shape.placements.similarity(0).after(observation.from_scan)
         mesh = replace(mesh, deviation=deviation).moved(to_canonical.inverse())
-        mesh = components_of(mesh, COMPONENTS[options.components])
+        seen = observation.from_scan.inverse().apply(observation.surface)
+        mesh = components_of(
+            mesh, COMPONENTS[options.components], None if options.components == "all" else seen
+        )
         if options.target_faces is not None:
             mesh = simplified(mesh, options.target_faces)
         return replace(extraction, mesh=_colored(mesh, observation, self.eta(observation), options.color))

@@ -24,6 +24,9 @@ from model.proximity import CPU, nearest_on_mesh
 Format = Literal["glb", "ply", "obj", "stl"]
 FORMATS: tuple[Format, ...] = ("glb", "ply", "obj", "stl")
 
+SEEN_SHARE = 1e-3
+"""Share of the observed points from which a connected part counts as seen: fewer may be strays."""
+
 DEVIATION = "_DEVIATION"
 """GLB vertex attribute of the standard deviation: glTF wants own names to begin with an underscore."""
 
@@ -81,8 +84,12 @@ def to_trimesh(mesh: Mesh) -> trimesh.Trimesh:
     return trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_normals=mesh.normals, process=False)
 
 
-def components_of(mesh: Mesh, share: float) -> Mesh:
-    """The connected parts with at least this share of the area of the largest, as closed as they were."""
+def components_of(mesh: Mesh, share: float, seen: NDArray[np.float64] | None = None) -> Mesh:
+    """The connected parts with at least this share of the area of the largest, as closed as they were.
+
+    Of (N, 3) points that are `seen` of the object, a part beside the largest must be nearest to some: one that
+    hangs in the air where nothing was seen is made up.
+    """
     count = len(mesh.vertices)
     ends = mesh.faces[:, [0, 1, 2]].ravel(), mesh.faces[:, [1, 2, 0]].ravel()
     links = coo_matrix((np.ones(len(ends[0]), bool), ends), shape=(count, count))
@@ -90,7 +97,12 @@ def components_of(mesh: Mesh, share: float) -> Mesh:
     corners = mesh.vertices[mesh.faces].astype(float)
     cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     areas = np.bincount(labels[mesh.faces[:, 0]], weights=np.linalg.norm(cross, axis=1))
-    kept = (areas >= share * areas.max())[labels]
+    large = areas >= share * areas.max()
+    if seen is not None and np.count_nonzero(large) > 1:
+        _, nearest = cKDTree(mesh.vertices).query(seen)
+        of_part = np.bincount(labels[nearest], minlength=len(areas))
+        large &= (of_part >= SEEN_SHARE * len(seen)) | (areas == areas.max())
+    kept = large[labels]
     number = np.cumsum(kept) - 1
     faces = number[mesh.faces[kept[mesh.faces[:, 0]]]].astype(np.int32)
     return mesh.with_vertices_of(np.flatnonzero(kept), faces)

@@ -113,6 +113,16 @@ def test_parts_stay_whose_area_is_a_share_of_the_largest(ball: Mesh) -> None:
         assert to_trimesh(kept).is_watertight
 
 
+def test_a_part_of_which_nothing_was_seen_goes(ball: Mesh) -> None:
+    far = np.concatenate([ball.vertices, 0.5 * ball.vertices + [2, 0, 0]], dtype=np.float32)
+    two = Mesh(far, np.concatenate([ball.faces, ball.faces + len(ball.vertices)], dtype=np.int32))
+    points = two.vertices.astype(float)
+    for seen, count in ((points, 2), (ball.vertices.astype(float), 1), (points[len(ball.vertices) :], 2)):
+        assert to_trimesh(components_of(two, 0.01, seen)).body_count == count
+    stray = np.concatenate([np.repeat(points[:1], 5000, axis=0), points[-1:]])
+    assert to_trimesh(components_of(two, 0.01, stray)).body_count == 1
+
+
 def test_a_glb_compressed_with_draco_is_smaller_and_as_closed(ball: Mesh) -> None:
     mesh = replace(ball, deviation=np.ones(len(ball.vertices), np.float32))
     content = to_glb(mesh, draco=True)
