@@ -350,7 +350,7 @@ def _colored(mesh: Mesh, observation: Observation, eta: float, color: str) -> Me
         return replace(mesh, colors=deviation_colors(mesh))
     if color == "none" or observation.colors is None:
         return mesh
-    seen = observation.from_scan.inverse().apply(observation.surface)
+    seen = observation.in_scan()
     return replace(
         mesh, colors=_scan_colors(mesh, seen, observation.colors, eta / observation.from_scan.scale)
     )

@@ -87,8 +87,8 @@ def to_trimesh(mesh: Mesh) -> trimesh.Trimesh:
 def components_of(mesh: Mesh, share: float, seen: NDArray[np.float64] | None = None) -> Mesh:
     """The connected parts with at least this share of the area of the largest, as closed as they were.
 
-    Of (N, 3) points that are `seen` of the object, a part beside the largest must be nearest to some: one that
-    hangs in the air where nothing was seen is made up.
+    With (N, 3) points that were `seen` of the object, a part beside the largest must also be nearest to some
+    of them: one that hangs in the air where nothing was seen is made up.
     """
     count = len(mesh.vertices)
     ends = mesh.faces[:, [0, 1, 2]].ravel(), mesh.faces[:, [1, 2, 0]].ravel()

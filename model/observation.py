@@ -78,6 +78,10 @@ class Observation:
     colors: NDArray[np.uint8] | None = None  # (K, 3) RGB
     removed: dict[str, int] = field(default_factory=dict)  # points left out, by reason
 
+    def in_scan(self) -> Array:
+        """The points of the surface (K, 3) in the scan's frame and unit."""
+        return self.from_scan.inverse().apply(self.surface)
+
 
 @dataclass(frozen=True)
 class _Cloud:
