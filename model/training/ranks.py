@@ -6,6 +6,7 @@ their codes and samples. The decoder is the same in all of them.
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -85,6 +86,9 @@ def joined(device: str) -> Iterator[Ranks]:
         return
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    # Its functions have the group as a default argument. Imported later, by the first optimiser, they would
+    # keep it beyond its end, and Gloo's threads would abort the process at exit now and then.
+    importlib.import_module("torch.distributed.nn")
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
     try:
         yield Ranks(dist.get_rank(), count)
