@@ -43,7 +43,6 @@ from model.observation import Observation, View, observe
 from model.placement import Placements
 from model.surface import extract_surface, zero_level
 from model.training.compute import has_bfloat16
-from model.training.graphs import Recorded
 from model.training.trainer import Trainer
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -311,7 +310,7 @@ def compared(name: str, plain: Trainer, again: Trainer, recorded: Trainer) -> It
     """
     trainers = (plain, again, recorded)
     losses, seconds = zip(*(trained_to_the_end(trainer) for trainer in trainers), strict=True)
-    works = isinstance(recorded.update, Recorded) and recorded.update.recording is not None
+    works = recorded.recorder is not None and recorded.recorder.recording is not None
     yield Figure(f"{name}: recorded", float(works), "1 if so")
     yield Figure(f"{name}: recorded, a step", 1000 * seconds[2], "ms")
     yield Figure(f"{name}: kernel by kernel / recorded", min(seconds[:2]) / seconds[2], "x")

@@ -37,15 +37,6 @@ class Batch:
     noise: Tensor  # (B, L) standard normal, for the codes
     uniform: Tensor  # (B, E, 3) in the cube around the unit ball, for the Eikonal term
 
-    def copied(self) -> Batch:
-        """The same in memory of its own."""
-        return Batch(*(part.clone() for part in vars(self).values()))
-
-    def take(self, other: Batch) -> None:
-        """Become another batch of the same size, in the memory that this one has."""
-        for own, new in zip(vars(self).values(), vars(other).values(), strict=True):
-            own.copy_(new)
-
     def split(self, parts: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Rows of the batch, b of them, with points (b, p, 3) and distances (b, p), in about so many parts.
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from model.training.draws import Batch
 from model.training.schedules import Phase
+from model.trees import leaves, mapped
 
 logger = logging.getLogger(__name__)
 
@@ -24,44 +25,43 @@ WARM_UP = 3
 """Steps of each phase before the one that is recorded: optimiser and libraries set up what they need."""
 
 
-class Recorded:
-    """An `Update` on a GPU, recorded once a phase and then replayed.
+class Recorder:
+    """Does the steps of one `Update` on a GPU: recorded once a phase, and then replayed.
 
     Of all that the update reads and writes only the batch may lie elsewhere at the next call, and nothing of
     it may be decided by the values of tensors. Where it cannot be recorded, a warning says why, and the steps
-    are done as they are.
+    are done as they are. (`model.graphs` is for functions that change nothing.)
     """
 
-    def __init__(self, update: Update) -> None:
-        self.update, self.works = update, True
-        self.stream = torch.cuda.Stream()
+    def __init__(self) -> None:
+        self.works, self.stream = True, torch.cuda.Stream()
         self.phase: Phase | None = None
         self.steps = 0  # of the phase
         self.recording: Recording | None = None
 
-    def __call__(self, phase: Phase, batch: Batch) -> Tensor:
-        """Do the step."""
+    def __call__(self, update: Update, phase: Phase, batch: Batch) -> Tensor:
+        """Do a step. The update is always the same; kept here, it would keep its trainer's memory too."""
         if phase != self.phase:
             torch.cuda.synchronize()  # no recording is let go while it is being replayed
             self.phase, self.steps, self.recording = phase, 0, None
         self.steps += 1
         if self.works and self.steps > WARM_UP and self.recording is None:
-            self.recording = self._recorded(phase, batch)
-        return self.recording.replay(batch) if self.recording else self._plainly(phase, batch)
+            self.recording = self._recorded(update, phase, batch)
+        return self.recording.replay(batch) if self.recording else self._plainly(update, phase, batch)
 
-    def _plainly(self, phase: Phase, batch: Batch) -> Tensor:
+    def _plainly(self, update: Update, phase: Phase, batch: Batch) -> Tensor:
         """The step as it is, on the stream that will record: its gradients must not belong to another."""
         here = torch.cuda.current_stream()
         self.stream.wait_stream(here)
         with torch.cuda.stream(self.stream):
-            loss = self.update(phase, batch)
+            loss = update(phase, batch)
         here.wait_stream(self.stream)
         return loss
 
-    def _recorded(self, phase: Phase, batch: Batch) -> Recording | None:
+    def _recorded(self, update: Update, phase: Phase, batch: Batch) -> Recording | None:
         here = torch.cuda.current_stream()
         try:
-            return Recording(self.update, phase, batch, self.stream)
+            return Recording(update, phase, batch, self.stream)
         except Exception as error:  # out of memory, or whatever a kernel that cannot be recorded says
             self.works = False
             torch.cuda.set_stream(here)  # the recording did not get so far
@@ -73,13 +73,14 @@ class Recording:
     """One graph, with the memory that it reads batches from and writes the loss to."""
 
     def __init__(self, update: Update, phase: Phase, batch: Batch, stream: torch.cuda.Stream) -> None:
-        self.batch = batch.copied()
+        self.batch = mapped(torch.clone, batch)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph, stream=stream):
             self.loss = update(phase, self.batch)
 
     def replay(self, batch: Batch) -> Tensor:
         """Do the step with another batch of the same size."""
-        self.batch.take(batch)
+        for own, new in zip(leaves(self.batch), leaves(batch), strict=True):
+            own.copy_(new)
         self.graph.replay()
         return self.loss.clone()  # the next replay writes over it

@@ -16,7 +16,7 @@ from model.decoder import Decoder
 from model.training.compute import parts_of
 from model.training.dataset import SampleSet
 from model.training.draws import Batch, Draws, joined_batches
-from model.training.graphs import Recorded, Update
+from model.training.graphs import Recorder
 from model.training.logs import Logged
 from model.training.losses import Objective
 from model.training.ranks import ALONE, Ranks
@@ -68,7 +68,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             groups, weight_decay=settings.weight_decay, fused=True, capturable=device == "cuda"
         )
-        self.update = self._recorded()
+        self.recorder = self._recorder()
 
     @property
     def decoder(self) -> Decoder:
@@ -90,23 +90,20 @@ class Trainer:
         self.decoder_rate.fill_(decoder_rate)
         self.code_rate.fill_(code_rate)
         self.penalty.fill_(penalty_at(step, settings))
-        loss = self.update(phase_at(step, settings, self.decoder.spec.depth), self.next_batch())
+        phase, batch = phase_at(step, settings, self.decoder.spec.depth), self.next_batch()
+        loss = self.recorder(self.update, phase, batch) if self.recorder else self.update(phase, batch)
         self._move_average()
         self.step_count += 1
         return loss
 
-    def _recorded(self) -> Update:
-        """What `step` does with a batch, recorded where that can be and is faster."""
+    def _recorder(self) -> Recorder | None:
+        """What does the steps where they can be recorded, and are faster for it."""
         settings = self.recipe.training
         # The Gaussian prior inverts a matrix, and waits to hear whether it could. Exchanges are not recorded.
         can_be = settings.code_prior != "gaussian" and self.ranks.count == 1
-        return (
-            Recorded(self._update)
-            if self.device == "cuda" and settings.cuda_graph and can_be
-            else self._update
-        )
+        return Recorder() if self.device == "cuda" and settings.cuda_graph and can_be else None
 
-    def _update(self, phase: Phase, batch: Batch) -> Tensor:
+    def update(self, phase: Phase, batch: Batch) -> Tensor:
         """Move decoder and codes by one step; the data term of the loss.
 
         It may be recorded: whatever changes from step to step of a phase must be in a tensor.
@@ -197,7 +194,7 @@ class Trainer:
         self.optimizer.load_state_dict({**own["optimizer"], "param_groups": groups})
         for group, rate in zip(self.optimizer.param_groups, (self.decoder_rate, self.code_rate), strict=True):
             group["lr"] = rate  # it was copied, to where no step looks
-        self.step_count, self.update = own["step"], self._recorded()
+        self.step_count, self.recorder = own["step"], self._recorder()
 
 
 LOG_EVERY = 50

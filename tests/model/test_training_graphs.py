@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from contextlib import nullcontext
 from typing import Any
 
@@ -14,10 +15,11 @@ from torch.utils._pytree import tree_leaves
 
 from model.training import graphs
 from model.training.draws import Batch
-from model.training.graphs import WARM_UP, Recorded
+from model.training.graphs import WARM_UP, Recorder
 from model.training.recipe import Recipe
 from model.training.schedules import Phase
 from model.training.trainer import Trainer
+from model.trees import mapped
 
 DATA = tiny_samples(600)
 PLAIN: dict[str, Any] = {}
@@ -106,10 +108,10 @@ def test_batches_in_the_same_memory_teach_the_same(settings: dict[str, Any], net
     straight = trainer(settings, network)
     expected = [float(straight.step()) for _ in range(8)]
     made = trainer(settings, network)
-    update, held = made.update, made.next_batch().copied()
+    update, held = made.update, mapped(torch.clone, made.next_batch())
 
     def from_there(phase: Phase, batch: Batch) -> Tensor:
-        held.take(batch)
+        mapped(Tensor.copy_, held, batch)
         return update(phase, held)
 
     made.update = from_there
@@ -159,12 +161,12 @@ def test_each_phase_is_recorded_once_or_never_where_it_cannot_be(
     recording.made = 0
     straight, made = trainer(PLAIN), trainer(PLAIN)
     expected = [float(straight.step()) for _ in range(24)]
-    made.update = Recorded(made.update)
+    made.recorder = Recorder()
     losses = []
     for step in range(24):  # twelve in bfloat16, twelve in float32
         losses.append(float(made.step()))
         broken = recording is Broken
-        assert (made.update.recording is not None) == (step % 12 >= WARM_UP and not broken)
+        assert (made.recorder.recording is not None) == (step % 12 >= WARM_UP and not broken)
     assert losses == expected
     assert recording.made == (1 if broken else 2)
     assert caplog.text.count("operation not permitted") == broken
@@ -179,6 +181,14 @@ def test_on_a_gpu_the_recorded_step_learns_what_the_plain_one_does(
     for graph in (False, True):
         made = trainer({**settings, "precision": "float32", "cuda_graph": graph}, network, "cuda")
         losses.append([float(made.step()) for _ in range(24)])
-        assert isinstance(made.update, Recorded) == graph
-        assert not graph or made.update.recording is not None
+        assert (made.recorder is not None and made.recorder.recording is not None) == graph
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+def test_a_trainer_that_is_let_go_gives_its_memory_back_at_once() -> None:
+    """A GPU's memory is not what starts Python's collector."""
+    made = trainer(ALL, "all")
+    made.step()
+    codes = weakref.ref(made.codes)
+    del made
+    assert codes() is None
