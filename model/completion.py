@@ -24,6 +24,7 @@ from model.neighbours import nearest
 from model.observation import Observation, RowWeights, UnusableScan, View, observe
 from model.placement import FREEDOM, Placements
 from model.report import CompletionReport, Finished, report_of
+from model.streams import own_stream
 from model.surface import Extraction, NoSurface, extract_surface
 from model.uncertainty import Calibration, Posterior, laplace, vertex_deviation
 
@@ -205,6 +206,10 @@ class Completer:
 
     def _finished(self, observation: Observation, fit: Fit, wanted: _Wanted, clock: _Clock) -> Completion:
         """From the fit on no step is needed any more: refine, mesh, report."""
+        with own_stream(self.checkpoint.device):
+            return self._made(observation, fit, wanted, clock)
+
+    def _made(self, observation: Observation, fit: Fit, wanted: _Wanted, clock: _Clock) -> Completion:
         posterior = self.posterior(fit)
         ends = [(fit.best.code, fit.problem.placements), *posterior.draws(wanted.samples, wanted.seed)]
         shapes = []
@@ -253,8 +258,10 @@ class Completer:
 
     def preview(self, code: Tensor, placements: Placements, observation: Observation) -> Mesh | None:
         """A coarse mesh of an (L,) code at one placement, in the scan's frame; None if it has no surface."""
+        checkpoint = self.checkpoint
         try:
-            mesh = extract_surface(self.checkpoint.field(code), PREVIEW_RESOLUTION, self.checkpoint.skin).mesh
+            with own_stream(checkpoint.device):
+                mesh = extract_surface(checkpoint.field(code), PREVIEW_RESOLUTION, checkpoint.skin).mesh
         except NoSurface:
             return None
         return mesh.moved(placements.similarity(0).after(observation.from_scan).inverse())

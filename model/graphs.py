@@ -58,7 +58,7 @@ class Recorder:
     Tensors that were handed in must not be changed in place.
     """
 
-    def __init__(self, most: int = 48) -> None:
+    def __init__(self, most: int = 64) -> None:
         self.most = most
         self._recordings: OrderedDict[Hashable, Recording | None] = OrderedDict()
         self._places: dict[torch.device, tuple[Any, torch.cuda.Stream]] = {}

@@ -17,11 +17,11 @@ state objects over a batch of problems: call `step` until `finished`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -38,6 +38,9 @@ from model.placement import (
     gradient_by_move,
 )
 from model.trees import mapped
+
+A = TypeVar("A")
+R = TypeVar("R")
 
 SURFACE, OUTSIDE, INSIDE, FREE, BACKGROUND = range(5)
 CPU_ROWS = 2048
@@ -398,10 +401,11 @@ class LevenbergMarquardt:
         self.fields, self.prior = fields, prior
         self.settings = settings or FitSettings()
         steps = torch.zeros_like(problems.steps)
+        replays = _waits_for_launches(problems.rows)
         fits = Fits(
             problems.codes,
             problems.placements,
-            self._linearise(problems),
+            self._replayed(self._linearise, problems) if replays else self._linearise(problems),
             steps_taken=steps,
             converged=torch.zeros_like(steps, dtype=torch.bool),
             damping=torch.full_like(problems.huber, self.settings.damping),
@@ -493,9 +497,8 @@ class LevenbergMarquardt:
     def step(self) -> None:
         """Try one damped Gauss-Newton step on every unfinished problem. If it raises, nothing has changed."""
         state = self._state
-        if self._waits_for_launches():
-            key = self.fields, self.prior, replace(self.settings, steps=0)
-            fits = _recorder(self._stepped, state, *key)
+        if _waits_for_launches(state.problems.rows):
+            fits = self._replayed(self._stepped, state)
         else:
             moving = state.unfinished.nonzero().squeeze(1)
             some = state if len(moving) == len(state.problems) else state.of(moving)
@@ -504,10 +507,10 @@ class LevenbergMarquardt:
                 fits = state.fits.updated(moving, fits)
         self._set(replace(state, fits=fits))
 
-    def _waits_for_launches(self) -> bool:
-        """Whether a step takes a GPU less time than it takes to tell it what to do."""
-        rows = self._state.problems.rows
-        return rows.points.device.type == "cuda" and rows.weights.numel() <= RECORDED_ROWS
+    def _replayed(self, function: Callable[[A], R], argument: A) -> R:
+        """What a method makes of its argument, on a GPU."""
+        settings = replace(self.settings, steps=0)  # each problem has its own number of steps
+        return _recorder(function, argument, function.__name__, self.fields, self.prior, settings)
 
     def _stepped(self, state: _State) -> Fits:
         """The fits after one step: of tensors alone, and the same work whatever their values are."""
@@ -589,6 +592,11 @@ class LevenbergMarquardt:
         by_point = _gradient_beyond_ball(by_point, points)
         by_move = gradient_by_move(by_point, scaled, offsets)
         return distances + beyond, torch.cat([by_code, by_move], dim=-1), beyond
+
+
+def _waits_for_launches(rows: Rows) -> bool:
+    """Whether a step takes a GPU less time than it takes to tell it what to do."""
+    return rows.points.device.type == "cuda" and rows.weights.numel() <= RECORDED_ROWS
 
 
 def _evaluated(fields: CodedFields, codes: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -68,6 +68,8 @@ class Posterior:
 
     def draws(self, count: int, seed: int = 0) -> list[tuple[Tensor, Placements]]:
         """Codes (L,) and placements that agree with the scan about as well as the MAP."""
+        if count == 0:
+            return []
         generator = torch.Generator().manual_seed(seed)
         values, vectors = torch.linalg.eigh(self.covariance.double().cpu())
         root = vectors * values.clamp(min=0).sqrt()
