@@ -94,7 +94,7 @@ class Housekeeper:
 
     def sweep(self) -> int:
         """Remove the files of what has expired, and of what the queue has forgotten; how many there were."""
-        ages = dict(self.storage.folders())
+        ages = self.storage.ages()
         expired, unknown = self.queue.upkeep.not_kept(list(ages))
         swept = [*expired, *(name for name in unknown if ages[name] > self.settings.result_ttl_s)]
         for name in swept:

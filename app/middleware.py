@@ -9,7 +9,6 @@ import time
 from functools import lru_cache
 from secrets import token_hex
 
-from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -45,7 +44,7 @@ class Named:
         """One request."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        given = Headers(scope=scope).get("x-request-id", "")
+        given = first_of(scope, b"x-request-id")
         name = given if GIVEN_ID.fullmatch(given) else token_hex(16)
         request_id.set(name)
         start, status = time.perf_counter(), 0
@@ -71,11 +70,18 @@ class Named:
                 _tell(scope, status, time.perf_counter() - start)
 
 
+def first_of(scope: Scope, header: bytes) -> str:
+    """The header of this name in lower case; "" without one."""
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == header), "")
+
+
 def _tell(scope: Scope, status: int, seconds: float) -> None:
-    client = (scope.get("client") or ("",))[0]
-    facts = {"status": status, "milliseconds": round(1000 * seconds, 1), "client": client}
     # Clients look again and again: what went well and changed nothing is for who searches.
     level = logging.DEBUG if scope["method"] in ("GET", "HEAD") and status < 400 else logging.INFO
+    if not log.isEnabledFor(level):
+        return
+    client = (scope.get("client") or ("",))[0]
+    facts = {"status": status, "milliseconds": round(1000 * seconds, 1), "client": client}
     log.log(level, "%s %s", scope["method"], scope["path"], extra=facts)
 
 
@@ -92,10 +98,10 @@ class Sheltered:
         return await self.app(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> str | None:
-        headers = Headers(scope=scope)
-        if scope["method"] not in ("GET", "HEAD", "OPTIONS") and is_cross_site(headers):
+        if scope["method"] not in ("GET", "HEAD", "OPTIONS") and is_cross_site(scope):
             return "Another web site made the browser send this. Ask from the service's own page."
-        asked = headers.get("host", "").rpartition(":")[0] or headers.get("host", "")
+        host = first_of(scope, b"host")
+        asked = host.rpartition(":")[0] or host
         listening = (scope.get("server") or ("",))[0]
         # A name of someone else that leads here is how a web page gets at local services (DNS rebinding).
         if self.open_to_all or (is_local(listening) and is_local(asked)):
@@ -106,9 +112,9 @@ class Sheltered:
         )
 
 
-def is_cross_site(headers: Headers) -> bool:
+def is_cross_site(scope: Scope) -> bool:
     """Whether a browser says that a page of another site sends this."""
-    return headers.get("sec-fetch-site", "none") in ("cross-site", "same-site")
+    return first_of(scope, b"sec-fetch-site") in ("cross-site", "same-site")
 
 
 @lru_cache(maxsize=256)

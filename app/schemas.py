@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from datetime import datetime
+from functools import cached_property
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -16,6 +18,7 @@ UP_WORDS = ("auto", "+y", "-y", "+z", "-z", "+x", "-x")
 MeshFormat = Literal["glb", "ply", "obj", "stl"]
 MESH_FORMATS: tuple[MeshFormat, ...] = ("glb", "ply", "obj", "stl")
 MAX_SAMPLES = 8
+MAX_WAIT_S = 60
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled", "expired"]
 ENDED: tuple[Status, ...] = ("succeeded", "failed", "cancelled", "expired")
 
@@ -177,7 +180,21 @@ class Links(BaseModel):
         )
 
 
-class Completion(BaseModel):
+class Shown(BaseModel):
+    """What is asked for again and again as it stands: written out once. It is not changed after that."""
+
+    @cached_property
+    def body(self) -> bytes:
+        """As it goes over the wire."""
+        return self.model_dump_json().encode()
+
+    @cached_property
+    def digest(self) -> str:
+        """32 hexadecimal digits that tell one state from another."""
+        return hashlib.sha256(self.body).hexdigest()[:32]
+
+
+class Completion(Shown):
     """One completion, as the API shows it."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.COMPLETION]})
@@ -215,6 +232,14 @@ class Completion(BaseModel):
     webhook: Webhook | None = Field(default=None, description="Where `webhook_url` was given.")
     links: Links
     owner: str = Field(default="", exclude=True)
+
+
+class Look(BaseModel):
+    """Query parameters of a look at one completion or interpolation."""
+
+    wait: float = Field(
+        default=0, ge=0, le=MAX_WAIT_S, description="Seconds to wait for its end before answering."
+    )
 
 
 class ListOptions(BaseModel):
@@ -283,7 +308,7 @@ class InterpolationLinks(BaseModel):
         return cls(self=here, events=f"{here}/events", mesh=f"{here}/mesh", cancel=f"{here}/cancel")
 
 
-class Interpolation(BaseModel):
+class Interpolation(Shown):
     """The way from one latent code to another, as meshes in the model's canonical frame."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.INTERPOLATION]})

@@ -4,26 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from redis.exceptions import RedisError
+from starlette.concurrency import run_in_threadpool
 
 from app import idempotency
 from app.errors import ProblemRaised
 from app.housekeeping import Housekeeper
-from app.queue import AlreadyEnded, CompletionQueue, QueueFull, TooManyOpen, new_id
+from app.queue import AlreadyEnded, Asked, CompletionQueue, QueueFull, TooManyOpen, new_id
 from app.rate import Rate
 from app.scans import Attachments, Limits, PackedScan, Readers, ScanRefused, Upload
 from app.schemas import ENDED, Completion, Entry, Kind, ModelCard
 from app.settings import Settings
 from app.storage import Storage
-from app.watcher import Looks, Watcher
+from app.watcher import Gathered, Watcher
 
 
 @cache
 def readers_of(count: int, memory: int, seconds: float) -> Readers:
     """The children that read scans: one set to a process, however many applications are in it."""
     return Readers(count, memory, seconds)
+
+
+NOT_ENQUEUED = ScanRefused, QueueFull, TooManyOpen, OSError
+"""Errors of a submission that say that it came to nothing; OSError is of reading and storing."""
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A scan that was read, with the files it came from by name, and what is to be done with it."""
+
+    asked: Asked
+    scan: PackedScan
+    originals: Mapping[str, bytes]
 
 
 class Service:
@@ -36,7 +54,9 @@ class Service:
         self.readers = readers_of(settings.parse_slots, settings.parse_memory_bytes, settings.parse_s)
         self.room = asyncio.Semaphore(2 * settings.parse_slots)
         """Uploads that are in memory at a time."""
-        self.watcher, self.looks = Watcher(queue.get_many), Looks(queue.get_many)
+        self.watcher = Watcher(queue.get_many)
+        self.looks: Gathered[str, Entry | None] = Gathered(queue.get_many)
+        self.arrivals: Gathered[Arrival, Entry] = Gathered(self._take_in)
         self.housekeeper = Housekeeper(queue, self.storage, settings)
         self.rate = Rate(settings.rate_limit, queue.connection)
 
@@ -52,9 +72,31 @@ class Service:
         """The card of one model, if there is such a model."""
         return next((card for card in self.models() if card.name == name), None)
 
-    def read(self, uploads: Sequence[Upload], beside: Attachments) -> PackedScan:
+    async def read(self, uploads: Sequence[Upload], beside: Attachments) -> PackedScan:
         """Read the files of a scan, in a process apart. Raises ScanRefused."""
-        return self.readers.read(uploads, beside, self.limits)
+        return await self.readers.read(uploads, beside, self.limits)
+
+    def _take_in(self, arrivals: Sequence[Arrival]) -> list[Entry | Exception]:
+        """Store first, then enqueue: a worker never looks for a scan that is not there yet."""
+        answers: dict[str, Entry | Exception] = {}
+        stored = []
+        for arrival in arrivals:
+            try:
+                self.storage.save_scan(arrival.asked.entry_id, arrival.scan, arrival.originals)
+                stored.append(arrival.asked)
+            except Exception as error:  # of this one alone
+                answers[arrival.asked.entry_id] = error
+        try:
+            entries = self.queue.submit_many(stored)
+        except RedisError as error:
+            entries = [error] * len(stored)
+        answers |= {asked.entry_id: entry for asked, entry in zip(stored, entries, strict=True)}
+        for asked in (arrival.asked for arrival in arrivals):
+            answer = answers[asked.entry_id]
+            # After another error it may be in line, and who has a key may ask for it once more.
+            if isinstance(answer, NOT_ENQUEUED) or (isinstance(answer, Exception) and not asked.ticket.claim):
+                self.storage.remove(asked.entry_id)
+        return [answers[arrival.asked.entry_id] for arrival in arrivals]
 
     def find(self, owner: str, completion_id: str) -> Completion:
         """An owner's completion. Raises problems: 404 for an unknown one, 410 for one that has expired.
@@ -69,7 +111,7 @@ class Service:
 
     async def look_at(self, kind: type[Kind], owner: str, entry_id: str) -> Kind:
         """As `find_entry`, with one look at the queue for all who ask at the same time."""
-        return self._shown(kind, owner, entry_id, await self.looks.at(entry_id))
+        return self._shown(kind, owner, entry_id, await self.looks.ask(entry_id))
 
     def _shown(self, kind: type[Kind], owner: str, entry_id: str, entry: Entry | None) -> Kind:
         if not isinstance(entry, kind) or entry.owner != owner:
@@ -78,13 +120,13 @@ class Service:
             raise expired(entry)
         return entry
 
-    def once(
+    async def once(
         self,
         kind: type[Kind],
         owner: str,
         key: str | None,
         request: Callable[[], str],
-        submit: Callable[[str, str | None], Kind],
+        submit: Callable[[str, str | None], Awaitable[Kind]],
     ) -> Kind:
         """What `submit` makes of a new id and of the claim that an Idempotency-Key gives; or what the key's
         first request made, as it stands now. `request` digests all that makes one differ from another.
@@ -93,14 +135,16 @@ class Service:
         """
         entry_id = new_id()
         if key is None:
-            return submit(entry_id, None)
-        claim = idempotency.take(self.queue.connection, owner, key, entry_id, request())
+            return await submit(entry_id, None)
+        redis = self.queue.connection
+        digest = await run_in_threadpool(request)
+        claim = await run_in_threadpool(idempotency.take, redis, owner, key, entry_id, digest)
         if claim.first is not None:
-            return self._first(kind, owner, claim.first)
+            return await run_in_threadpool(self._first, kind, owner, claim.first)
         try:
-            return submit(entry_id, claim.name)
-        except (ScanRefused, QueueFull, TooManyOpen):  # after anything else it may have been enqueued
-            idempotency.release(self.queue.connection, claim)
+            return await submit(entry_id, claim.name)
+        except NOT_ENQUEUED:  # after anything else it may be in line
+            await run_in_threadpool(idempotency.release, redis, claim)
             raise
 
     def _first(self, kind: type[Kind], owner: str, entry_id: str) -> Kind:
@@ -112,8 +156,7 @@ class Service:
     def check_model(self, name: str) -> None:
         """Raises a 400 problem for an unknown model."""
         folder = self.settings.checkpoints_dir
-        is_name = Path(name).name == name and name != ".."
-        if not is_name or not (folder / name / "card.json").exists():
+        if Path(name).name != name or name == ".." or not os.path.exists(f"{folder}/{name}/card.json"):  # noqa: PTH110
             names = sorted(card.parent.name for card in folder.glob("*/card.json"))
             raise ProblemRaised(400, "unknown_model", f"There is no model {name!r}. There are: {names}.")
 

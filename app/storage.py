@@ -1,14 +1,21 @@
-"""Files of completions in a local directory: one folder each. What a worker writes is written by rename."""
+"""Files of completions in a local folder. What a worker writes is written by rename.
+
+What came in is one file for each completion, since it is the making of files that takes time. What is made of
+it lies in a folder for each.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Mapping
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +24,36 @@ from pydantic_core import to_json
 from app.scans import PackedScan, Scan
 from app.schemas import MeshFormat
 
+SCAN = "scan.safetensors"
+
 
 class Storage:
     """Scans in, meshes and reports out. Whoever reads a file here sees all of it or nothing."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root / "completions"
+        self.root, self.uploads = root / "completions", root / "uploads"
 
     def save_scan(self, completion_id: str, scan: Scan | PackedScan, originals: Mapping[str, bytes]) -> None:
         """Keep the scan in our own format, and beside it the files that the client sent, by name.
 
         Nobody has heard of the completion yet who could read half of it.
         """
-        folder = self._folder(completion_id)
-        (folder / "original").mkdir(parents=True, exist_ok=True)
-        files = {f"original/{name}": data for name, data in originals.items()}
-        for name, data in {**files, "scan.npz": scan.to_bytes()}.items():
-            (folder / name).write_bytes(data)
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as archive:
+            archive.writestr(SCAN, scan.to_bytes())
+            for name, data in originals.items():
+                archive.writestr(f"original/{name}", data)
+        path = self.upload_path(completion_id)
+        try:
+            path.write_bytes(packed.getbuffer())
+        except FileNotFoundError:  # the first one
+            self.uploads.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(packed.getbuffer())
 
     def load_scan(self, completion_id: str) -> Scan:
         """Read the scan back. Raises FileNotFoundError when there is none."""
-        return Scan.from_bytes(self.scan_path(completion_id).read_bytes())
+        with zipfile.ZipFile(self.upload_path(completion_id)) as archive:
+            return Scan.from_bytes(archive.read(SCAN))
 
     def save_mesh(self, completion_id: str, mesh: bytes, format: MeshFormat, sample: int = 0) -> None:
         """Keep a finished mesh; a second attempt of the same completion replaces it whole."""
@@ -60,9 +76,9 @@ class Storage:
         report: dict[str, Any] = json.loads(self.report_path(completion_id).read_bytes())
         return report
 
-    def scan_path(self, completion_id: str) -> Path:
-        """Where the scan lies."""
-        return self._folder(completion_id) / "scan.npz"
+    def upload_path(self, completion_id: str) -> Path:
+        """Where the scan lies, with the files it came from."""
+        return self.uploads / f"{_checked(completion_id)}.zip"
 
     def scan_ply(self, completion_id: str) -> Path:
         """Where its points lie for people and their tools; written when first asked for.
@@ -90,21 +106,21 @@ class Storage:
         """Where the report lies, once there is one."""
         return self._folder(completion_id) / "report.json"
 
-    def folders(self) -> Iterator[tuple[str, float]]:
+    def ages(self) -> dict[str, float]:
         """Every completion of which there is anything, and how many seconds ago something was added last."""
-        now = time.time()
-        for folder in self.root.glob("*"):
+        now, ages = time.time(), {}
+        for path in chain(self.uploads.glob("*.zip"), self.root.glob("*")):  # results come later
             with suppress(FileNotFoundError):
-                yield folder.name, now - folder.stat().st_mtime
+                ages[path.stem] = now - path.stat().st_mtime
+        return ages
 
     def remove(self, completion_id: str) -> None:
         """Forget everything of a completion; nothing there is fine."""
+        self.upload_path(completion_id).unlink(missing_ok=True)
         shutil.rmtree(self._folder(completion_id), ignore_errors=True)
 
     def _folder(self, completion_id: str) -> Path:
-        if not completion_id.isalnum():
-            raise ValueError(f"not an id of a completion: {completion_id!r}")
-        return self.root / completion_id
+        return self.root / _checked(completion_id)
 
     def _write(self, path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,3 +132,10 @@ class Storage:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
+
+
+def _checked(completion_id: str) -> str:
+    """The id, if it is one: no path comes from outside."""
+    if not completion_id.isalnum():
+        raise ValueError(f"not an id of a completion: {completion_id!r}")
+    return completion_id

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
@@ -15,6 +16,9 @@ from app.schemas import ENDED, Entry, Kind
 log = logging.getLogger(__name__)
 
 INTERVAL_S = 0.1
+
+Asked = TypeVar("Asked")
+Answer = TypeVar("Answer")
 
 
 @dataclass
@@ -93,29 +97,37 @@ class Watcher:
             await asyncio.sleep(INTERVAL_S)
 
 
-class Looks:
-    """Looks at the queue for all who ask at the same time: while one look is out, the next one gathers."""
+class Gathered(Generic[Asked, Answer]):
+    """Work that is done for many at once: while one batch is out, the next one gathers.
 
-    def __init__(self, look: Callable[[Sequence[str]], list[Entry | None]]) -> None:
-        self.look = look
-        self.asked: dict[str, asyncio.Future[Entry | None]] = {}
-        self.looking: asyncio.Task[None] | None = None
+    A thread does it, of which there is one at a time: a hop to it and a round trip to the queue cost many
+    askers little more than one.
+    """
 
-    async def at(self, entry_id: str) -> Entry | None:
-        """One as it stands now or later, never earlier; None if it is unknown. Raises what `look` raises."""
-        answer = self.asked.setdefault(entry_id, asyncio.get_running_loop().create_future())
-        if self.looking is None or self.looking.done():
-            self.looking = asyncio.create_task(self._keep_looking())
-        return await asyncio.shield(answer)  # others wait for it too, when this one leaves
+    def __init__(self, work: Callable[[list[Asked]], Sequence[Answer | Exception]]) -> None:
+        self.work = work
+        self.waiting: list[tuple[Asked, asyncio.Future[Answer]]] = []
+        self.working: asyncio.Task[None] | None = None
 
-    async def _keep_looking(self) -> None:
-        while asked := self.asked:
-            self.asked = {}
+    async def ask(self, asked: Asked) -> Answer:
+        """What the work makes of it, begun now or later, never earlier. Raises what it raises, or answers."""
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.waiting.append((asked, answer))
+        if self.working is None or self.working.done():
+            self.working = asyncio.create_task(self._keep_working())
+        return await answer
+
+    async def _keep_working(self) -> None:
+        while batch := self.waiting:
+            self.waiting = []
             try:
-                found = await run_in_threadpool(self.look, list(asked))
+                results = await run_in_threadpool(self.work, [asked for asked, _ in batch])
             except Exception as error:
-                for answer in asked.values():
-                    answer.set_exception(error)
-            else:
-                for answer, entry in zip(asked.values(), found, strict=True):
-                    answer.set_result(entry)
+                results = [error] * len(batch)
+            for (_, answer), result in zip(batch, results, strict=True):
+                if answer.done():  # who asked has left
+                    continue
+                if isinstance(result, Exception):
+                    answer.set_exception(result)
+                else:
+                    answer.set_result(result)

@@ -36,6 +36,7 @@ from app.client import ProblemError
 from app.embedded import EmbeddedQueue
 from app.schemas import ENDED, Completion
 from app.settings import Settings
+from app.storage import Storage
 from benchmarks.serving import Service, half_ball, save_small_model, start_service
 
 QUICK = {"pose": "canonical", "refine": "false", "resolution": 32}
@@ -250,14 +251,14 @@ def slow_client(siege: Siege) -> float:
 
 def client_gone(siege: Siege) -> float:
     """Clients that leave in the middle of an upload leave nothing behind."""
-    folder = siege.service.data_dir / "completions"
-    before = len(list(folder.iterdir()))
+    storage = Storage(siege.service.data_dir)
+    before = len(storage.ages())
     for _ in range(10):
         with opened(siege, length=10_000) as gone:
             gone.sendall(b"x" * 5000)
     time.sleep(0.5)
-    left = len(list(folder.iterdir())) - before
-    siege.rows[-1].note = f"{left} folders left behind"
+    left = len(storage.ages()) - before
+    siege.rows[-1].note = f"{left} uploads left behind"
     return siege.within(siege.service.client.is_ready)
 
 

@@ -7,6 +7,7 @@ work on the machine can only add to it.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import io
 from collections.abc import Callable, Sequence
 from time import perf_counter
@@ -43,7 +44,7 @@ def fastest_ms(works: Sequence[Callable[[], object]], times: int) -> list[float]
 
 def both_ways(readers: Readers, upload: Upload) -> list[Callable[[], object]]:
     """Reading it here, and in the child."""
-    return [lambda: read_scan([upload]).to_bytes(), lambda: readers.read([upload])]
+    return [lambda: read_scan([upload]).to_bytes(), lambda: asyncio.run(readers.read([upload]))]
 
 
 def main(arguments: list[str] | None = None) -> float:
@@ -55,7 +56,7 @@ def main(arguments: list[str] | None = None) -> float:
     table = Table("points", "file", "here", "in a child", "cost")
     cost = 0.0
     start = perf_counter()
-    readers.read([scan_of(100)])
+    asyncio.run(readers.read([scan_of(100)]))
     cold = 1000 * (perf_counter() - start)
     for points in SIZES:
         upload = scan_of(points)

@@ -2,7 +2,8 @@
 
 (a) How many scans and questions a second the API takes, beside a bare FastAPI application that reads the same
     form and answers the same bytes, under uvicorn as it is: both log each submission, the bare one each
-    question too. And how long 200 clients at once wait for a status.
+    question too. Each client asks for a completion of its own. And how long 200 clients at once wait for a
+    status.
 (b) 16 queued completions by one worker: as one batch, and one at a time.
 (c) What importing the API costs.
 (d) How soon a running completion is cancelled, and its worker free for the next.
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -40,7 +41,7 @@ from worker import tasks
 from worker.listener import Listener
 
 JOBS = 16
-CLIENTS = 200
+FEW, CLIENTS = 8, 200
 BARE = """
 from fastapi import FastAPI, Response, UploadFile
 app = FastAPI()
@@ -120,8 +121,10 @@ def post_request(path: str, scan: bytes) -> bytes:
     return head.encode() + form
 
 
-async def rate(url: str, request: bytes, clients: int, seconds: float) -> tuple[float, float]:
+async def rate(url: str, requests: Sequence[bytes], seconds: float) -> tuple[float, float]:
     """Answers a second to so many clients at once, and the 99th percentile of an answer's time, seconds.
+
+    Each client sends one of the requests, again and again.
 
     The clients send bytes and read bytes: with an HTTP library they would be the slower half.
     """
@@ -129,7 +132,7 @@ async def rate(url: str, request: bytes, clients: int, seconds: float) -> tuple[
     port = httpx2.URL(url).port
     give_up = time.perf_counter() + seconds
 
-    async def one() -> None:
+    async def one(request: bytes) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         while (start := time.perf_counter()) < give_up:
             writer.write(request)
@@ -139,7 +142,7 @@ async def rate(url: str, request: bytes, clients: int, seconds: float) -> tuple[
             times.append(time.perf_counter() - start)
         writer.close()
 
-    await asyncio.gather(*(one() for _ in range(clients)))
+    await asyncio.gather(*map(one, requests))
     return len(times) / seconds, statistics.quantiles(times, n=100)[98]
 
 
@@ -149,24 +152,25 @@ def throughput(folder: Path, model: Path, seconds: float) -> None:
     with queue_at(folder, model) as settings:
         command = "app.main:create_app --factory --log-level warning"  # as `python -m app` starts it
         with web(command, settings.environment(), ROOT, folder / "ours.log") as ours:
-            completion = httpx2.post(f"{ours}{submission}", files={"scan": ("a.npy", scan)})
-            (folder / "bare.py").write_text(BARE.format(body=completion.content))
+            with httpx2.Client(base_url=ours) as client:
+                made = [client.post(submission, files={"scan": ("a.npy", scan)}) for _ in range(CLIENTS)]
+            (folder / "bare.py").write_text(BARE.format(body=made[0].content))
+            gets = [get_request(one.json()["links"]["self"]) for one in made]
             with web("bare:app", {}, folder, folder / "bare.log") as bare:
-                posts = side_by_side(ours, bare, post_request(submission, scan), 8, seconds)
-                get = get_request(completion.json()["links"]["self"])
-                gets = side_by_side(ours, bare, get, 8, seconds)
-                crowd = side_by_side(ours, bare, get, CLIENTS, seconds)
-    for name, ((our_rate, _), (bare_rate, _)) in (("POST, 202", posts), ("GET status", gets)):
+                few = side_by_side(ours, bare, gets[:FEW], seconds)
+                crowd = side_by_side(ours, bare, gets, seconds)
+                posts = side_by_side(ours, bare, [post_request(submission, scan)] * FEW, seconds)
+    for name, ((our_rate, _), (bare_rate, _)) in (("POST, 202", posts), ("GET status", few)):
         print(f"(a) {name}: {our_rate:.0f}/s beside {bare_rate:.0f}/s bare: {our_rate / bare_rate:.2f} of it")
     (_, slowest), (_, beside) = crowd
     print(f"(a) GET status, {CLIENTS} clients: p99 {1000 * slowest:.0f} ms, bare {1000 * beside:.0f} ms")
 
 
 def side_by_side(
-    ours: str, bare: str, request: bytes, clients: int, seconds: float
+    ours: str, bare: str, requests: Sequence[bytes], seconds: float
 ) -> list[tuple[float, float]]:
     """The medians of `rate` over three turns of each, one after the other: both see the same machine."""
-    turns = [[asyncio.run(rate(url, request, clients, seconds)) for url in (ours, bare)] for _ in range(3)]
+    turns = [[asyncio.run(rate(url, requests, seconds)) for url in (ours, bare)] for _ in range(3)]
     return [
         (statistics.median(turn[which][0] for turn in turns), statistics.median(t[which][1] for t in turns))
         for which in (0, 1)

@@ -7,7 +7,7 @@ the worker does that holds its lease. To cancel is to take the lease away: whoev
 from app.queue.completions import AlreadyEnded, CompletionQueue, Page
 from app.queue.connection import connect, watching
 from app.queue.names import INTERPOLATE, QUEUE, SERIALIZER, TASK, WAKE, new_id
-from app.queue.submission import QueueFull, Ticket, TooManyOpen
+from app.queue.submission import Asked, QueueFull, Ticket, TooManyOpen
 
 __all__ = [
     "INTERPOLATE",
@@ -16,6 +16,7 @@ __all__ = [
     "TASK",
     "WAKE",
     "AlreadyEnded",
+    "Asked",
     "CompletionQueue",
     "Page",
     "QueueFull",

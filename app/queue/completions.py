@@ -19,7 +19,7 @@ from app.queue.connection import watching
 from app.queue.line import Line
 from app.queue.names import DELETED, INTERPOLATE, OPEN, QUEUE, SERIALIZER, TASK, index_key
 from app.queue.records import Records
-from app.queue.submission import Options, Submission, Ticket
+from app.queue.submission import Asked, Options, Submission, Ticket
 from app.queue.upkeep import Upkeep
 from app.queue.workers import Workers
 from app.schemas import (
@@ -82,8 +82,17 @@ class CompletionQueue:
 
         Raises QueueFull or TooManyOpen; both bounds are exact.
         """
-        job, place = self.submission.submit(entry_id, options, ticket or Ticket())
-        return self.records.entry(job, place or None)
+        (entry,) = self.submit_many([Asked(entry_id, options, ticket or Ticket())])
+        if isinstance(entry, Exception):
+            raise entry
+        return entry
+
+    def submit_many(self, asked: Sequence[Asked]) -> list[Entry | Exception]:
+        """Several in one go, in their order: each as it stands then, or what `submit` would raise."""
+        return [
+            made if isinstance(made, Exception) else self.records.entry(made[0], made[1] or None)
+            for made in self.submission.submit_many(asked)
+        ]
 
     def get(self, completion_id: str) -> Completion | None:
         """The completion as it stands, or None when nothing is known of it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -43,6 +44,27 @@ ENDED_JOBS = {status.value.encode() for status in (JobStatus.FINISHED, *STATUSES
 FIELDS = "data", "meta", "status", "created_at", "started_at", "ended_at", "retries_left"
 """What is shown of RQ's record; the rest is RQ's own."""
 
+LOOK = f"""
+-- Of each id (ARGV) its record, its place in line (KEYS[1]) while it waits, and its newest result.
+local found = {{}}
+for i, id in ipairs(ARGV) do
+    local record = redis.call('HMGET', 'rq:job:' .. id, {", ".join(map(repr, FIELDS))})
+    local place = record[{FIELDS.index("status") + 1}] == 'queued' and redis.call('LPOS', KEYS[1], id)
+    found[i] = {{record, place, redis.call('XREVRANGE', 'rq:results:' .. id, '+', '-', 'COUNT', 1)}}
+end
+return found
+"""
+REMEMBERED = 1024
+"""Entries that a process remembers as it read them last."""
+
+
+@dataclass(frozen=True)
+class _Remembered:
+    """What the queue answered, and how that is shown."""
+
+    answer: Any
+    entry: Entry
+
 
 class Records:
     """Reads what the API and the workers have written."""
@@ -50,18 +72,31 @@ class Records:
     def __init__(self, connection: Redis, settings: Settings, line: str, deliveries: Deliveries) -> None:
         self.connection, self.settings = connection, settings
         self.line, self.deliveries = line, deliveries
+        self.remembered: dict[str, _Remembered] = {}
 
     def get_many(self, ids: Sequence[str]) -> list[Entry | None]:
         """Several as they stand, read in one go; None for what is not known."""
-        known = [name for name in ids if name.isalnum()]
-        with self.connection.pipeline(transaction=False) as pipe:
-            for name in known:
-                pipe.hmget(Job.key_for(name), *FIELDS)
-                pipe.lpos(self.line, name)
-                pipe.xrevrange(f"rq:results:{name}", count=1)
-            answers = iter(pipe.execute())
-        read = {name: self._entry(name, next(answers), next(answers), next(answers)) for name in known}
+        known = list({name for name in ids if name.isalnum()})
+        answers: Any = self.connection.eval(LOOK, 1, self.line, *known) if known else []
+        read = {name: self._read(name, answer) for name, answer in zip(known, answers, strict=True)}
         return [read.get(name) for name in ids]
+
+    def _read(self, name: str, answer: Any) -> Entry | None:
+        """What the queue answered, as it is shown. Most who look again find what they found before."""
+        before = self.remembered.get(name)
+        if before is not None and before.answer == answer and not self._expires(before.entry):
+            return before.entry
+        entry = self._entry(name, *answer)
+        # How a webhook stands is kept elsewhere.
+        if entry is not None and getattr(entry, "webhook", None) is None:
+            if len(self.remembered) >= REMEMBERED:
+                self.remembered.clear()
+            self.remembered[name] = _Remembered(answer, entry)
+        return entry
+
+    def _expires(self, entry: Entry) -> bool:
+        """Whether it has expired since it was read."""
+        return entry.status != "expired" and self.is_past(entry.ended_at)
 
     def _entry(self, name: str, values: list[bytes | None], index: int | None, results: Any) -> Entry | None:
         fields = {field.encode(): value for field, value in zip(FIELDS, values, strict=True) if value}
@@ -72,7 +107,7 @@ class Records:
         place = None if index is None else index + 1
         return self.entry(job, place, results[0] if results else None)
 
-    def entry(self, job: Job, place: int | None, result: tuple[bytes, Any] | None = None) -> Entry:
+    def entry(self, job: Job, place: int | None, result: tuple[bytes, list[bytes]] | None = None) -> Entry:
         """How a record is shown whose job is at a place in line, or has left it with a result."""
         outcome = self._outcome(job, result)
         status = self._status(job, outcome)
@@ -86,12 +121,14 @@ class Records:
         """
         return ended_at is not None and ended_at + timedelta(seconds=self.settings.result_ttl_s) < now()
 
-    def _outcome(self, job: Job, result: tuple[bytes, Any] | None) -> Outcome | None:
+    def _outcome(self, job: Job, result: tuple[bytes, list[bytes]] | None) -> Outcome | None:
         """How it ended, if that is still to be known."""
         finished = job.get_status(refresh=False) is JobStatus.FINISHED
         if result is None or not finished or self.is_past(job.ended_at):
             return None
-        told = Result.restore(job.id, result[0].decode(), result[1], self.connection, SERIALIZER)
+        name, parts = result
+        payload = dict(zip(parts[::2], parts[1::2], strict=True))
+        told = Result.restore(job.id, name.decode(), payload, self.connection, SERIALIZER)
         return Outcome.model_validate(told.return_value)
 
     def _status(self, job: Job, outcome: Outcome | None) -> Status:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from redis import Redis
+from redis.client import Pipeline
 from rq import Queue, Retry
 from rq.job import Job, JobStatus
 from rq.utils import now
@@ -97,33 +100,52 @@ class Ticket:
     """Of the request that submitted: the worker's log has it too."""
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What is to be done, and what the API keeps beside it."""
+
+    entry_id: str
+    options: Options
+    ticket: Ticket
+
+
 class Submission:
     """Makes records, and puts them in line."""
 
     def __init__(self, connection: Redis, settings: Settings, queue: Queue) -> None:
-        self.settings, self.queue = settings, queue
-        self.enqueue = connection.register_script(ENQUEUE)
+        self.connection, self.settings, self.queue = connection, settings, queue
 
-    def submit(self, entry_id: str, options: Options, ticket: Ticket) -> tuple[Job, int]:
-        """The record that was written, and its place in line. Raises QueueFull or TooManyOpen."""
-        job = self._job(entry_id, options, ticket)
-        most, most_open = self.settings.max_queued, self.settings.max_open_per_key
+    def submit_many(self, asked: Sequence[Asked]) -> list[tuple[Job, int] | Exception]:
+        """Of each, in one go, the record that was written and its place in line; or why there is none."""
+        jobs = [self._job(one.entry_id, one.options, one.ticket) for one in asked]
+        with self.connection.pipeline(transaction=False) as pipe:
+            for job, one in zip(jobs, asked, strict=True):
+                self._enqueue(pipe, job, one.ticket)
+            places: list[Any] = pipe.execute(raise_on_error=False)
+        return [self._refusal(place) or (job, place) for job, place in zip(jobs, places, strict=True)]
+
+    def _enqueue(self, pipe: Pipeline, job: Job, ticket: Ticket) -> None:
         index = index_key(str(job.func_name), ticket.owner)
         keys = [job.key, self.queue.key, Queue.redis_queues_keys, OPEN, index, WAKE, ticket.claim or ""]
+        facts = [job.id, ticket.owner, job.meta["priority"]]
+        facts += [self.settings.max_queued, self.settings.max_open_per_key, IDEMPOTENCY_S]
         record = [part for field in job.to_dict().items() for part in field]
-        facts = [job.id, ticket.owner, job.meta["priority"], most, most_open, IDEMPOTENCY_S]
-        place = int(self.enqueue(keys, [*facts, *record]))
+        pipe.eval(ENQUEUE, len(keys), *keys, *facts, *record)
+
+    def _refusal(self, place: int | Exception) -> Exception | None:
+        if isinstance(place, Exception):
+            return place
         if place == FULL:
-            raise QueueFull(f"{most} completions are waiting and no more may. Try again in a while.")
+            most = self.settings.max_queued
+            return QueueFull(f"{most} completions are waiting and no more may. Try again in a while.")
         if place == TOO_MANY_OPEN:
-            raise TooManyOpen(
-                f"{most_open} completions of this key wait or run already. Try again in a while."
-            )
-        return job, place
+            most = self.settings.max_open_per_key
+            return TooManyOpen(f"{most} completions of this key wait or run already. Try again in a while.")
+        return None
 
     def _job(self, entry_id: str, options: Options, ticket: Ticket) -> Job:
         task = TASK if isinstance(options, CompletionOptions) else INTERPOLATE
-        known = {name: value for name, value in asdict(ticket).items() if value}
+        known = {name: value for name, value in vars(ticket).items() if value}
         job = self.queue.create_job(
             task,
             args=(entry_id, options.model_dump()),

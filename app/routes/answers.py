@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,12 +37,11 @@ def as_json(
     request: Request, entry: Entry, status: int = 200, headers: dict[str, str] | None = None
 ) -> Response:
     """A completion or interpolation with a strong ETag; 304 for who has it already."""
-    body = entry.model_dump_json().encode()
-    tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    tag = f'"{entry.digest}"'
     more = {"ETag": tag, **CACHE, **(headers or {})}
     if status == 200 and request.method in ("GET", "HEAD") and has_it(request, tag):
         return Response(status_code=304, headers=more)
-    return Response(body, status, more, "application/json")
+    return Response(entry.body, status, more, "application/json")
 
 
 def as_file(request: Request, path: Path, media_type: str, name: str) -> Response:

@@ -8,11 +8,12 @@ from fastapi import APIRouter, Query, Request, Response
 
 from app.access import Owner, TheService, asking
 from app.routes.answers import described, get_and_head
-from app.routes.entries import Wait, looked_at, page_of
-from app.schemas import Completion, CompletionList, ListOptions
+from app.routes.entries import looked_at, page_of
+from app.routes.parsing import Direct, parameters, query_of
+from app.schemas import Completion, CompletionList, ListOptions, Look
 
 router = APIRouter(prefix="/completions", tags=["completions"])
-looks = APIRouter(prefix="/completions", tags=["completions"])
+looks = APIRouter(prefix="/completions", tags=["completions"], route_class=Direct)
 """Asked for so often that it asks for the key itself."""
 
 
@@ -34,10 +35,12 @@ def listed(
     "/{completion_id}",
     response_model=Completion,
     responses={304: {"description": "It stands as `If-None-Match` has it."}, **described(404, 410, 503)},
+    openapi_extra={"parameters": parameters(Look)},
 )
-async def status(request: Request, completion_id: str, wait: Wait = 0) -> Response:
+async def status(request: Request, completion_id: str) -> Response:
     """How a completion stands."""
     service, owner = await asking(request)
+    wait = query_of(request, Look).wait if request.scope["query_string"] else 0
     return await looked_at(Completion, request, service, owner, completion_id, wait)
 
 

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import Header, Query, Request, Response
+from fastapi import Header, Request, Response
 from fastapi.sse import ServerSentEvent
 
 from app.errors import ProblemRaised
 from app.queue import Page
 from app.routes.answers import as_json
 from app.routes.parsing import header
-from app.schemas import ENDED, Entry, Kind, ListOptions
+from app.schemas import ENDED, MAX_WAIT_S, Entry, Kind, ListOptions
 from app.service import Service
 
-MAX_WAIT_S, MAX_KEY = 60, 255
+MAX_KEY = 255
 WAIT = re.compile(r"(?:^|[,;\s])wait=(\d+)")
 
-Wait = Annotated[
-    float, Query(ge=0, le=MAX_WAIT_S, description="Seconds to wait for its end before answering.")
-]
 LastEventId = Annotated[str | None, Header(max_length=200, description="Id of the last event that was seen.")]
 
 
@@ -98,8 +94,7 @@ async def told(service: Service, entry: Entry, last_event_id: str | None) -> Asy
 
 def mark(entry: Entry) -> str:
     """Id of an event: status, preview, and a digest of all the rest."""
-    digest = hashlib.sha256(entry.model_dump_json().encode()).hexdigest()[:16]
-    return f"{entry.status}.{getattr(entry, 'preview', 0)}.{digest}"
+    return f"{entry.status}.{getattr(entry, 'preview', 0)}.{entry.digest[:16]}"
 
 
 def kinds(before: str, now: str) -> list[str]:

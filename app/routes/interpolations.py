@@ -14,10 +14,10 @@ from app.errors import ProblemRaised
 from app.logs import request_id
 from app.queue import Ticket
 from app.routes.answers import as_file, described, get_and_head
-from app.routes.entries import HEADERS, Wait, accepted, key_of, looked_at, page_of
+from app.routes.entries import HEADERS, accepted, key_of, looked_at, page_of
 from app.routes.results import MEDIA_TYPES, files
 from app.routes.submission import within_rate
-from app.schemas import Interpolation, InterpolationList, InterpolationOptions, ListOptions, MeshFormat
+from app.schemas import Interpolation, InterpolationList, InterpolationOptions, ListOptions, Look, MeshFormat
 from app.service import Service
 from app.tracing import carried
 
@@ -42,24 +42,26 @@ async def interpolate(
     options: InterpolationOptions,
 ) -> Response:
     """Queue an interpolation. Look at `Location` for it."""
-    made = await run_in_threadpool(_accepted, service, owner, options, key_of(request))
+    made = await _accepted(service, owner, options, key_of(request))
     return await accepted(request, service, made)
 
 
-def _accepted(service: Service, owner: str, options: InterpolationOptions, key: str | None) -> Interpolation:
+async def _accepted(
+    service: Service, owner: str, options: InterpolationOptions, key: str | None
+) -> Interpolation:
     service.check_model(options.model)
     for end in (options.start, options.end):
         if end.completion is not None:
-            service.check_start(owner, end.completion, options.model)
+            await run_in_threadpool(service.check_start, owner, end.completion, options.model)
 
-    def submit(interpolation_id: str, claim: str | None) -> Interpolation:
+    async def submit(interpolation_id: str, claim: str | None) -> Interpolation:
         ticket = Ticket(owner, claim=claim, trace=carried(), request_id=request_id.get())
-        return service.queue.submit(interpolation_id, options, ticket)
+        return await run_in_threadpool(service.queue.submit, interpolation_id, options, ticket)
 
     def request() -> str:
         return hashlib.sha256(f"interpolation {options.model_dump_json()}".encode()).hexdigest()
 
-    return service.once(Interpolation, owner, key, request, submit)
+    return await service.once(Interpolation, owner, key, request, submit)
 
 
 @router.get("", responses=described(400, 503))
@@ -82,10 +84,14 @@ def listed_interpolations(
     responses={304: {"description": "It stands as `If-None-Match` has it."}, **described(404, 410, 503)},
 )
 async def interpolation(
-    request: Request, service: TheService, owner: Owner, interpolation_id: str, wait: Wait = 0
+    request: Request,
+    service: TheService,
+    owner: Owner,
+    interpolation_id: str,
+    asked: Annotated[Look, Query()],
 ) -> Response:
     """How an interpolation stands."""
-    return await looked_at(Interpolation, request, service, owner, interpolation_id, wait)
+    return await looked_at(Interpolation, request, service, owner, interpolation_id, asked.wait)
 
 
 @get_and_head(

@@ -16,13 +16,13 @@ from starlette.datastructures import UploadFile
 from app.access import asking
 from app.errors import ProblemRaised
 from app.logs import request_id
-from app.queue import Ticket
+from app.queue import Asked, Ticket
 from app.routes.answers import described
 from app.routes.entries import HEADERS, accepted, key_of
-from app.routes.parsing import form_of, parameters, query_of
+from app.routes.parsing import Direct, form_of, parameters, query_of
 from app.scans import Attachments, Upload
 from app.schemas import Completion, CompletionOptions, ProblemItem, Submission
-from app.service import Service
+from app.service import Arrival, Service
 from app.tracing import carried
 
 SUFFIXES = {"text/csv": ".csv", "text/plain": ".xyz", "model/obj": ".obj", "model/stl": ".stl"}
@@ -32,7 +32,7 @@ FormFile = Annotated[
     UploadFile, WithJsonSchema({"type": "string", "contentMediaType": "application/octet-stream"})
 ]
 
-router = APIRouter(tags=["completions"])
+router = APIRouter(tags=["completions"], route_class=Direct)
 
 
 async def within_rate(request: Request) -> None:
@@ -164,39 +164,27 @@ async def submit(request: Request) -> Response:
     await within_rate(request)
     async with service.room:
         sent = await form.parcel()
-        completion = await run_in_threadpool(_accepted, service, owner, asked, sent, key)
+        completion = await _accepted(service, owner, asked, sent, key)
     return await accepted(request, service, completion)
 
 
-def _accepted(service: Service, owner: str, asked: Submission, sent: Parcel, key: str | None) -> Completion:
+async def _accepted(
+    service: Service, owner: str, asked: Submission, sent: Parcel, key: str | None
+) -> Completion:
     options = asked.options()
     service.check_model(options.model)
     _check_webhook(service, asked)
     if options.start_from is not None:
-        service.check_start(owner, options.start_from, options.model)
+        await run_in_threadpool(service.check_start, owner, options.start_from, options.model)
     ticket = Ticket(owner, webhook_url=asked.webhook_url, trace=carried(), request_id=request_id.get())
 
-    def submit(completion_id: str, claim: str | None) -> Completion:
-        return _enqueued(service, completion_id, options, sent, replace(ticket, claim=claim))
+    async def submit(completion_id: str, claim: str | None) -> Completion:
+        scan = await service.read(sent.uploads, sent.beside)
+        known = replace(ticket, claim=claim, warnings=scan.warnings)
+        arrival = Arrival(Asked(completion_id, options, known), scan, sent.originals())
+        return cast(Completion, await service.arrivals.ask(arrival))
 
-    return service.once(Completion, owner, key, lambda: sent.digest(asked), submit)
-
-
-def _enqueued(
-    service: Service,
-    completion_id: str,
-    options: CompletionOptions,
-    sent: Parcel,
-    ticket: Ticket,
-) -> Completion:
-    """Store first, then enqueue: a worker never looks for a scan that is not there yet."""
-    scan = service.read(sent.uploads, sent.beside)
-    try:
-        service.storage.save_scan(completion_id, scan, sent.originals())
-        return service.queue.submit(completion_id, options, replace(ticket, warnings=scan.warnings))
-    except BaseException:
-        service.storage.remove(completion_id)
-        raise
+    return await service.once(Completion, owner, key, lambda: sent.digest(asked), submit)
 
 
 def _check_webhook(service: Service, asked: Submission) -> None:

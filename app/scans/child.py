@@ -1,4 +1,4 @@
-"""`python -m app.scans.child`: reads scans for a parent process, over standard input and output.
+"""`python -m app.scans.child`: reads scans for a parent process, over the socket that is its standard input.
 
 Files from outside are parsed here and not in the API: whatever a broken or hostile one does to a library,
 this process may be killed, has only so much memory, writes no files, and knows no keys and no queue.
@@ -9,43 +9,50 @@ from __future__ import annotations
 import json
 import os
 import resource
+import socket
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
-from typing import IO, Any
+from typing import Any
 
 from app.scans.reader import Attachments, Limits, Upload, read_scan
 from app.scans.scan import ScanRefused
 
-HEAD = 8
-"""Bytes of the number before each header, which says how long it is."""
+HEAD = 16
+"""Bytes before each header: two numbers, which say how long it is, and how long all blobs are."""
 
 
-def send(pipe: IO[bytes], header: dict[str, Any], blobs: list[bytes]) -> None:
-    """A header, which says how long each blob is, and the blobs."""
+def message(header: dict[str, Any], blobs: list[bytes]) -> bytes:
+    """What goes over the socket: a header, which says how long each blob is, and the blobs."""
     text = json.dumps({**header, "blobs": [len(blob) for blob in blobs]}).encode()
-    for part in (len(text).to_bytes(HEAD, "little"), text, *blobs):
-        pipe.write(part)
-    pipe.flush()
+    lengths = len(text), sum(map(len, blobs))
+    return b"".join((*(length.to_bytes(HEAD // 2, "little") for length in lengths), text, *blobs))
+
+
+def length_of(begun: bytes | bytearray) -> int:
+    """How long a message is that begins so; while that is not known, how much of it tells."""
+    if len(begun) < HEAD:
+        return HEAD
+    numbers = begun[: HEAD // 2], begun[HEAD // 2 : HEAD]
+    return HEAD + sum(int.from_bytes(number, "little") for number in numbers)
 
 
 def receive(read: Callable[[int], bytes]) -> tuple[dict[str, Any], list[bytes]]:
-    """What `send` sent. Raises EOFError at the end."""
-    header: dict[str, Any] = json.loads(read(int.from_bytes(read(HEAD), "little")))
+    """A message taken apart. Raises EOFError at the end."""
+    header: dict[str, Any] = json.loads(read(int.from_bytes(read(HEAD)[: HEAD // 2], "little")))
     return header, [read(size) for size in header["blobs"]]
 
 
 def main() -> None:
-    """Answer until the parent closes the pipe, or is gone."""
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print shall not get between the answers
+    """Answer until the parent closes the socket, or is gone."""
+    parent = socket.socket(fileno=os.dup(0))
     memory = int(sys.argv[1])
     _confine(memory)
     Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    send(answers, {"ready": True}, [])
+    parent.sendall(message({"ready": True}, []))
 
     def exactly(count: int) -> bytes:
         if len(data := sys.stdin.buffer.read(count)) < count:
@@ -57,7 +64,7 @@ def main() -> None:
             header, blobs = receive(exactly)
         except EOFError:
             return
-        send(answers, *_answer(header, blobs))
+        parent.sendall(message(*_answer(header, blobs)))
 
 
 def _confine(memory: int) -> None:

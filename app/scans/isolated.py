@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
 import logging
 import os
-import select
+import socket
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from queue import LifoQueue
 from threading import Thread
 from typing import Any
 
-from app.scans.child import receive, send
+from app.scans.child import length_of, message, receive
 from app.scans.reader import Attachments, Limits, Upload
 from app.scans.scan import ScanRefused
 
@@ -48,53 +47,49 @@ class Child:
     def __init__(self, memory: int) -> None:
         threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1")
         kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "LANG") if name in os.environ}
+        self.socket, theirs = socket.socketpair()
+        self.socket.setblocking(False)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "app.scans.child", str(memory)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdin=theirs.fileno(),
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             env={**kept, **threads},  # no secrets: they are none of its business
         )
+        theirs.close()
         self.warm = False
 
-    def ask(self, header: dict[str, Any], blobs: list[bytes], seconds: float) -> dict[str, Any]:
-        """The answer, its blob under `scan`. Raises ChildEnded."""
+    async def ask(self, header: dict[str, Any], blobs: list[bytes], seconds: float) -> dict[str, Any]:
+        """Its answer, with the blob under `scan`. Raises ChildEnded."""
         try:
             if not self.warm:
-                self._receive(START_S)
+                await self._answer(START_S)
                 self.warm = True
-            assert self.process.stdin is not None
-            send(self.process.stdin, header, blobs)
-            answer, scans = self._receive(seconds)
+            return await self._answer(seconds, message(header, blobs))
+        except TimeoutError:
+            raise ChildEnded(f"no answer after {seconds:g} s") from None
         except (EOFError, OSError, ValueError) as error:
             raise ChildEnded(str(error) or "it ended") from None
+
+    async def _answer(self, seconds: float, request: bytes = b"") -> dict[str, Any]:
+        async with asyncio.timeout(seconds):
+            await asyncio.get_running_loop().sock_sendall(self.socket, request)
+            came = bytearray()
+            while len(came) < length_of(came):
+                came += await self._part()
+        answer, scans = receive(io.BytesIO(came).read)
         return {**answer, "scan": scans[0] if scans else None}
 
-    def _receive(self, seconds: float) -> tuple[dict[str, Any], list[bytes]]:
-        assert self.process.stdout is not None
-        file, give_up = self.process.stdout.fileno(), time.monotonic() + seconds
-
-        def exactly(count: int) -> bytes:
-            data = bytearray()
-            while len(data) < count:
-                left = give_up - time.monotonic()
-                if left <= 0 or not select.select([file], [], [], left)[0]:
-                    raise ChildEnded(f"no answer after {seconds:g} s")
-                if not (part := os.read(file, min(count - len(data), 2**20))):
-                    raise EOFError
-                data += part
-            return bytes(data)
-
-        return receive(exactly)
+    async def _part(self) -> bytes:
+        if not (part := await asyncio.get_running_loop().sock_recv(self.socket, 2**16)):
+            raise EOFError
+        return part
 
     def end(self) -> None:
-        """Kill it."""
+        """Kill it. Its memory may take a moment to go, which nobody waits for."""
         self.process.kill()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                with suppress(OSError):  # what was still to be written to the dead
-                    pipe.close()
-        self.process.wait()
+        self.socket.close()
+        Thread(target=self.process.wait, daemon=True).start()
 
 
 class Readers:
@@ -102,45 +97,42 @@ class Readers:
 
     def __init__(self, count: int, memory: int, seconds: float) -> None:
         self.memory, self.seconds = memory, seconds
-        self.free: LifoQueue[Child | None] = LifoQueue()
-        for _ in range(count):
-            self.free.put(None)
+        self.turn = asyncio.Semaphore(count)
+        self.free: list[Child] = []
 
     def warm_up(self) -> None:
         """Start one beforehand, so that the first scan needs not wait for it."""
-        Thread(target=self._start_one, name="reader", daemon=True).start()
+        if not self.free:
+            self.free.append(Child(self.memory))
 
-    def read(
+    async def read(
         self, uploads: Sequence[Upload], beside: Attachments | None = None, limits: Limits | None = None
     ) -> PackedScan:
         """As `read_scan`. Raises ScanRefused, also when the file was too much for its reader."""
         header, blobs = _packed(uploads, beside or Attachments(), limits or Limits(), self.seconds)
-        child = self.free.get()
+        async with self.turn:
+            return _result(await self._answer(header, blobs))
+
+    async def _answer(self, header: dict[str, Any], blobs: list[bytes]) -> dict[str, Any]:
+        child = self.free.pop() if self.free else await asyncio.to_thread(Child, self.memory)
+        keep = False
         try:
-            child = child or Child(self.memory)
-            answer = child.ask(header, blobs, self.seconds)
+            answer = await child.ask(header, blobs, self.seconds)
+            keep = answer.get("broken") != "MemoryError"  # one that ran out of it still holds much of it
         except ChildEnded as error:
             log.warning("a scan ended its reader: %s", error)
             answer = {"broken": str(error)}
-            if child is not None:
+        finally:  # whoever waits may be cancelled, too
+            if keep:
+                self.free.append(child)
+            else:
                 child.end()
-            child = None
-        if child is not None and answer.get("broken") == "MemoryError":
-            child.end()  # which still holds much of it
-            child = None
-        self.free.put(child)
-        return _result(answer)
+        return answer
 
     def close(self) -> None:
         """End the children that have nothing in hand."""
-        while not self.free.empty():
-            if child := self.free.get_nowait():
-                child.end()
-
-    def _start_one(self) -> None:
-        if (child := self.free.get()) is None:
-            child = Child(self.memory)
-        self.free.put(child)
+        while self.free:
+            self.free.pop().end()
 
 
 def _packed(

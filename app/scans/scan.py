@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import io
+import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import numpy as safetensors
 
 Floats = NDArray[np.float64]
 Bytes = NDArray[np.uint8]
@@ -57,16 +58,15 @@ class Scan:
     warnings: list[str] = field(default_factory=list)
 
     def to_bytes(self) -> bytes:
-        """The scan as an NPZ without pickles, which `from_bytes` reads back exactly."""
+        """The scan as safetensors, which `from_bytes` reads back exactly. An NPZ takes ten times as long."""
+        told = json.dumps({"up": self.up, "warnings": self.warnings}).encode()
         arrays: dict[str, Any] = {
             f"{number}.{name}": value
             for number, view in enumerate(self.views)
             for name in ARRAYS
             if (value := getattr(view, name)) is not None
         }
-        buffer = io.BytesIO()
-        np.savez(buffer, up=np.array(self.up), warnings=np.array(self.warnings, dtype=str), **arrays)
-        return buffer.getvalue()
+        return safetensors.save({"told": np.frombuffer(told, np.uint8), **arrays})
 
     def to_ply(self) -> bytes:
         """The points of all views as a binary PLY, with normals and colours where every view has them."""
@@ -89,14 +89,13 @@ class Scan:
     @classmethod
     def from_bytes(cls, data: bytes) -> Scan:
         """Read what `to_bytes` wrote; not for bytes from outside."""
-        with np.load(io.BytesIO(data), allow_pickle=False) as stored:
-            up, warnings = str(stored["up"]), [str(text) for text in stored["warnings"]]
-            views: dict[int, dict[str, Any]] = {}
-            for key in stored.files:
-                number, _, name = key.partition(".")
-                if name:
-                    views.setdefault(int(number), {})[name] = stored[key]
-        return cls([ScanView(**views[number]) for number in sorted(views)], up, warnings)
+        arrays = safetensors.load(data)
+        told = json.loads(arrays.pop("told").tobytes())
+        views: dict[int, dict[str, Any]] = {}
+        for key, array in arrays.items():
+            number, _, name = key.partition(".")
+            views.setdefault(int(number), {})[name] = array
+        return cls([ScanView(**views[number]) for number in sorted(views)], told["up"], told["warnings"])
 
 
 def _joined(parts: list[NDArray[Any] | None]) -> NDArray[Any] | None:

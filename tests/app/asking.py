@@ -32,6 +32,11 @@ def problem(answer, status, code):
     return parsed
 
 
+def kept(settings):
+    """Ids of the completions of which there is anything on the disk."""
+    return set(Storage(settings.data_dir).ages())
+
+
 def queue_of(settings):
     return CompletionQueue(connect(settings, patience_s=3), settings)
 

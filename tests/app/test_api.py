@@ -7,11 +7,12 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from asking import end, problem, submit
+from asking import end, kept, problem, submit
 from fastapi.testclient import TestClient
 from scan_files import INTRINSICS, depth_map, npy, png, sphere
 
@@ -86,9 +87,10 @@ def test_a_scan_of_several_files_with_what_is_beside_them_in_order(api, settings
     scan = Storage(settings.data_dir).load_scan(answer.json()["id"])
     assert [len(view.points) for view in scan.views] == [(mask > 0).sum(), 500, (mask == 0).sum()]
     assert [view.viewpoint.tolist() for view in scan.views] == [[0, 0, 0], [1, 2, 3], [0, 0, 0]]
-    originals = settings.data_dir / "completions" / answer.json()["id"] / "original"
-    assert {path.name for path in originals.iterdir()} == {"scan-1", "scan-2", "scan-3", "mask-1", "mask-2"}
-    assert (originals / "scan-2").read_bytes() == npy(sphere())
+    with zipfile.ZipFile(Storage(settings.data_dir).upload_path(answer.json()["id"])) as upload:
+        originals = {f"original/{name}" for name in ("scan-1", "scan-2", "scan-3", "mask-1", "mask-2")}
+        assert set(upload.namelist()) == {*originals, "scan.safetensors"}
+        assert upload.read("original/scan-2") == npy(sphere())
 
 
 def test_counts_that_do_not_fit_are_told(api):
@@ -300,7 +302,7 @@ def test_an_unreachable_queue_is_a_503_problem(settings, monkeypatch):
         problem(api.get("/readyz"), 503, "queue_unreachable")
         problem(submit(api), 503, "queue_unreachable")
         assert api.get("/healthz").status_code == 200
-    assert not list(settings.data_dir.glob("completions/*"))
+    assert not kept(settings)
 
 
 def test_without_a_worker_the_service_is_healthy_and_not_ready(api):
@@ -340,7 +342,7 @@ def test_a_full_queue_is_429_and_keeps_nothing(api, settings):
     answer = submit(api)
     problem(answer, 429, "queue_full")
     assert int(answer.headers["retry-after"]) > 0
-    assert len(list(settings.data_dir.glob("completions/*"))) == settings.max_queued
+    assert len(kept(settings)) == settings.max_queued
 
 
 def test_the_bound_of_the_queue_is_exact_under_a_rush(settings):

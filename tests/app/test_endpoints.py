@@ -7,7 +7,8 @@ import threading
 import time
 
 import pytest
-from asking import begin, end, problem, queue_of, submit
+from asking import begin, end, kept, problem, queue_of, submit
+from redis.exceptions import ConnectionError as RedisConnectionError
 from scan_files import npy, ply, sphere
 
 from app.schemas import Completion, Interpolation
@@ -161,15 +162,33 @@ def test_a_refused_request_does_not_use_its_key_up(api, settings):
     assert submit(api, key).json()["id"] != first.json()["id"]
 
 
-def test_an_accepted_request_keeps_its_key_whatever_fails_after_that(api, monkeypatch):
+@pytest.mark.parametrize("error", [RedisConnectionError("the answer was lost"), ZeroDivisionError()])
+def test_an_accepted_request_keeps_its_key_and_its_scan_whatever_fails_after_that(
+    api, settings, monkeypatch, error
+):
     key = {"Idempotency-Key": "order 1"}
     queue = api.app.state.service.queue
-    submit_it = queue.submit
+    submit_them = queue.submit_many
+
+    def fail_after(asked):
+        submit_them(asked)
+        raise error
+
     with monkeypatch.context() as patch:
-        patch.setattr(queue, "submit", lambda *given: submit_it(*given) and 1 / 0)
-        problem(submit(api, key), 500, "internal")
+        patch.setattr(queue, "submit_many", fail_after)
+        assert submit(api, key).status_code in (500, 503)
     again = submit(api, key)
     assert again.status_code == 202 and ids(api.get("/v1/completions")) == [again.json()["id"]]
+    assert Storage(settings.data_dir).load_scan(again.json()["id"]).views
+
+
+def test_a_scan_that_could_not_be_stored_gives_its_key_back(api, settings):
+    key = {"Idempotency-Key": "order 2"}
+    settings.data_dir.mkdir()
+    (settings.data_dir / "uploads").write_text("in the way")
+    problem(submit(api, key), 500, "internal")
+    (settings.data_dir / "uploads").unlink()
+    assert submit(api, key).status_code == 202
 
 
 # Raw bodies
@@ -216,7 +235,7 @@ def test_the_latent_code_says_whose_it_is(api, settings):
 def test_a_preview_is_there_once_a_worker_has_written_it(api, settings):
     made = submit(api).json()
     problem(api.get(made["links"]["preview"]), 404, "no_preview")
-    Storage(settings.data_dir).preview_path(made["id"]).write_bytes(b"glb")
+    Storage(settings.data_dir).save_preview(made["id"], b"glb")
     begin(settings, made["id"], preview=1)
     assert api.get(made["links"]["preview"]).content == b"glb"
     assert api.get(made["links"]["self"]).json()["preview"] == 1
@@ -315,7 +334,7 @@ def test_a_deleted_completion_leaves_nothing(api, settings):
     made = submit(api, {"Idempotency-Key": "a"}).json()
     answer = api.delete(made["links"]["self"])
     assert (answer.status_code, answer.content) == (204, b"")
-    assert not list(settings.data_dir.glob("completions/*"))
+    assert not kept(settings)
     for link in made["links"].values():
         assert api.get(link).status_code in (404, 405)
     problem(api.delete(made["links"]["self"]), 404, "unknown_completion")
@@ -328,7 +347,7 @@ def test_what_runs_is_cancelled_and_deleted_at_once(api, settings):
     begin(settings, made["id"])
     assert api.delete(made["links"]["self"]).status_code == 204
     problem(api.get(made["links"]["self"]), 404, "unknown_completion")
-    assert not list(settings.data_dir.glob("completions/*"))
+    assert not kept(settings)
 
 
 def test_what_was_kept_long_enough_is_gone_and_known_to_be_gone(api, settings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import struct
 import sys
@@ -247,7 +248,7 @@ def test_a_bad_e57_is_refused_before_its_library_sees_more_than_it_must():
 def test_an_e57_is_read_in_the_child_which_may_write_no_other_file():
     readers = Readers(count=1, memory=2**31, seconds=60)
     try:
-        packed = readers.read([Upload(e57(({"points": POINTS}, [0, 0, 0])), "a")])
+        packed = asyncio.run(readers.read([Upload(e57(({"points": POINTS}, [0, 0, 0])), "a")]))
     finally:
         readers.close()
     assert len(Scan.from_bytes(packed.to_bytes()).views[0].points) == len(POINTS)

@@ -9,7 +9,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from asking import client_of
+from asking import client_of, kept
 from processes import settings_at
 from scan_files import (
     INTRINSICS,
@@ -368,13 +368,14 @@ def test_a_bomb_costs_neither_time_nor_memory(api, case):
 
 
 def test_nothing_refused_is_kept_and_the_service_goes_on(api, settings):
-    for folder in settings.data_dir.glob("completions/*"):
-        assert api.delete(f"/v1/completions/{folder.name}").status_code == 204
+    for name in kept(settings):
+        assert api.delete(f"/v1/completions/{name}").status_code == 204
     api.post("/v1/completions?model=tiny", files={"scan": ("a.npy", npy(sphere(3)))})
-    assert not list(settings.data_dir.glob("completions/*"))
+    assert not kept(settings)
     answer = api.post("/v1/completions?model=tiny", files={"scan": ("../../../etc/a.npy", npy(sphere()))})
     assert answer.status_code == 202
-    assert {path.name for path in settings.data_dir.glob("completions/*/*")} == {"original", "scan.npz"}
+    assert kept(settings) == {answer.json()["id"]}
+    assert {path.name for path in settings.data_dir.iterdir()} == {"uploads"}
 
 
 def refused(answer, status, code):

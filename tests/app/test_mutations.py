@@ -39,7 +39,7 @@ def generated():
 def peaks(settings):
     """The largest resident sizes that readers have had, in MiB: of those that live, and of all that ended."""
     readers = readers_of(settings.parse_slots, settings.parse_memory_bytes, settings.parse_s)
-    pids = [child.process.pid for child in readers.free.queue if child is not None]
+    pids = [child.process.pid for child in readers.free]
     texts = [Path(f"/proc/{pid}/status").read_text() for pid in pids]
     ended = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return [

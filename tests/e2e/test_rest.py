@@ -14,6 +14,7 @@ from processes import eventually
 from test_service import QUICK, running, scan, submit
 
 from app.schemas import Completion
+from app.storage import Storage
 
 STEADY = {"solver": "adam", "resolution": 40, "pose": "canonical", "refine": "false"}
 """Takes long enough to be watched."""
@@ -43,7 +44,7 @@ def test_one_request_is_enough_for_who_can_wait(service):
     assert len(http.get(links["latent"]).json()["code"]) == 4
     assert http.delete(links["self"]).status_code == 204
     assert http.get(links["mesh"]).status_code == 404
-    assert not (service.data_dir / "completions" / answer.json()["id"]).exists()
+    assert answer.json()["id"] not in Storage(service.data_dir).ages()
 
 
 def test_events_follow_a_completion_to_its_end_through_a_restart_of_the_api(service):
@@ -111,9 +112,9 @@ def test_metrics_of_a_running_service_know_its_worker(service):
 
 @pytest.mark.parametrize("kind", ["application/octet-stream", "multipart/form-data; boundary=x"])
 def test_a_client_that_goes_away_in_the_middle_leaves_nothing(service, kind):
-    url, before = service.client.http.base_url, set(service.data_dir.glob("completions/*"))
+    url, before = service.client.http.base_url, set(Storage(service.data_dir).ages())
     with socket.create_connection((url.host, url.port)) as half:
         head = f"POST /v1/completions?model=tiny HTTP/1.1\r\nHost: {url.host}:{url.port}\r\n"
         half.sendall(f"{head}Content-Type: {kind}\r\nContent-Length: 100000\r\n\r\n--x\r\n".encode())
     assert service.client.wait(submit(service, **QUICK).id).status == "succeeded"
-    assert len(set(service.data_dir.glob("completions/*")) - before) == 1
+    assert len(set(Storage(service.data_dir).ages()) - before) == 1
