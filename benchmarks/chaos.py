@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -246,6 +246,7 @@ def slow_client(siege: Siege) -> float:
         for _ in range(siege.jobs // 2):
             slow.sendall(b"x")
             siege.submit()
+        check_unanswered(slow)
         return siege.within(siege.service.client.is_ready)
 
 
@@ -256,6 +257,7 @@ def client_gone(siege: Siege) -> float:
     for _ in range(10):
         with opened(siege, length=10_000) as gone:
             gone.sendall(b"x" * 5000)
+            check_unanswered(gone)
     time.sleep(0.5)
     left = len(storage.ages()) - before
     siege.rows[-1].note = f"{left} uploads left behind"
@@ -268,10 +270,18 @@ def opened(siege: Siege, length: int) -> Iterator[socket.socket]:
     url = siege.service.client.http.base_url
     with socket.create_connection((url.host, url.port or 80)) as connection:
         head = (
-            "POST /v1/completions?model=balls HTTP/1.1\r\nHost: here\r\nContent-Type: multipart/form-data; "
+            "POST /v1/completions?model=balls HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; "
         )
-        connection.sendall(f"{head}boundary=b\r\nContent-Length: {length}\r\n\r\n--b\r\n".encode())
+        part = '--b\r\nContent-Disposition: form-data; name="scan"; filename="a.xyz"\r\n\r\n'
+        connection.sendall(f"{head}boundary=b\r\nContent-Length: {length}\r\n\r\n{part}".encode())
         yield connection
+
+
+def check_unanswered(upload: socket.socket) -> None:
+    """An upload that was refused in the middle would be no fault at all."""
+    upload.settimeout(0.05)
+    with suppress(TimeoutError):
+        raise AssertionError(f"answered before all had come: {upload.recv(100)!r}")
 
 
 def clock_set(siege: Siege) -> float:
