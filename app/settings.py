@@ -148,6 +148,18 @@ class Settings(BaseSettings):
     def _digests(cls, given: dict[str, str]) -> dict[str, str]:
         return checked_digests(given)
 
+    @field_validator("redis_url")
+    @classmethod
+    def _url(cls, given: str | None) -> str | None:
+        from redis.connection import parse_url
+
+        try:
+            if given is not None:
+                parse_url(given)  # type: ignore[no-untyped-call]
+        except ValueError as error:
+            raise ValueError(f"must be such as redis://localhost:6379/0 or unix:///path: {error}") from None
+        return given
+
     @field_validator("rate_limit")
     @classmethod
     def _rate(cls, given: str) -> str:

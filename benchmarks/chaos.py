@@ -269,11 +269,10 @@ def opened(siege: Siege, length: int) -> Iterator[socket.socket]:
     """An upload of which the head is sent."""
     url = siege.service.client.http.base_url
     with socket.create_connection((url.host, url.port or 80)) as connection:
-        head = (
-            "POST /v1/completions?model=balls HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; "
-        )
+        head = "POST /v1/completions?model=balls HTTP/1.1\r\nHost: localhost"
+        kind = "Content-Type: multipart/form-data; boundary=b"
         part = '--b\r\nContent-Disposition: form-data; name="scan"; filename="a.xyz"\r\n\r\n'
-        connection.sendall(f"{head}boundary=b\r\nContent-Length: {length}\r\n\r\n{part}".encode())
+        connection.sendall(f"{head}\r\n{kind}\r\nContent-Length: {length}\r\n\r\n{part}".encode())
         yield connection
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from model.checkpoint import Checkpoint, load_checkpoint
+from model.checkpoint import BadCheckpoint, Checkpoint, load_checkpoint
 from model.codes import between, decode, encode_samples, nearest_shapes
 from model.frame import Normalization, Similarity
 from model.mesh import animated_glb, export, to_trimesh
@@ -48,7 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=12, help="shapes on the way, both ends among them")
     parser.add_argument("--resolution", type=int, default=128)
     options = parser.parse_args(arguments)
-    checkpoint = load_checkpoint(options.checkpoint)
+    try:
+        checkpoint = load_checkpoint(options.checkpoint)
+    except BadCheckpoint as error:
+        parser.exit(1, f"{error}\n")
     code, normalization = encode_mesh(checkpoint, options.mesh)
     _tell(checkpoint, code, options)
     options.output.parent.mkdir(parents=True, exist_ok=True)

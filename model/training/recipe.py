@@ -191,7 +191,17 @@ class Recipe(_Section):
         return self
 
 
+class NoRecipe(ValueError):
+    """A folder is not one of a checkpoint."""
+
+
 def load_recipe(folder: Path) -> Recipe:
-    """Read a folder's `recipe.toml`; raises pydantic's ValidationError, which names the setting."""
-    with (folder / "recipe.toml").open("rb") as file:
-        return Recipe.model_validate(tomllib.load(file))
+    """Read a folder's `recipe.toml`.
+
+    Raises NoRecipe where there is none, and pydantic's ValidationError, which names the setting.
+    """
+    try:
+        text = (folder / "recipe.toml").read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise NoRecipe(f"{folder} has no recipe.toml: name the folder of a checkpoint") from None
+    return Recipe.model_validate(tomllib.loads(text))

@@ -39,7 +39,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 from model.checkpoint import VARIANT_MARK
 from model.frame import Normalization, normalization_of
 from model.training.deform import deformed, draw_deformation
-from model.training.recipe import SamplesRecipe, load_recipe
+from model.training.recipe import NoRecipe, SamplesRecipe, load_recipe
 from model.training.recombine import Parted, parting_height, recombined
 from model.training.shapes import DRAWN, Shape, SourceError, read_shapes
 from model.training.signs import CAMERAS, SEEN, Solid
@@ -422,7 +422,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
             qualities = make_samples(shapes, options.data, folder, recipe.samples, options.jobs, progress)
         if options.pictures:
             draw_slices(shapes, options.data, folder, recipe.samples.skin)
-    except (SamplesError, SourceError) as error:
+    except (SamplesError, SourceError, NoRecipe) as error:
         print(error, file=sys.stderr)
         return 1
     print(_summary(qualities, time.perf_counter() - start))

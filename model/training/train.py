@@ -21,7 +21,7 @@ from model.training.lipschitz import steepness
 from model.training.logs import Log, draw_log
 from model.training.ranks import ALONE, Ranks, joined
 from model.training.recipe import Recipe, TrainingRecipe, load_recipe
-from model.training.shapes import DRAWN, read_shapes
+from model.training.shapes import DRAWN, SourceError, read_shapes
 from model.training.states import States
 from model.training.trainer import Trainer, run
 
@@ -136,7 +136,7 @@ def main() -> int:
             if not options.export:
                 train(trainer, options.folder / "training", options.tensorboard)
             export(trainer, options.folder)
-    except (MissingSamples, ValueError) as error:
+    except (MissingSamples, SourceError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     if ranks.first:

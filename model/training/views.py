@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from model.training.meshes import write_ply
-from model.training.shapes import Shape, read_shapes
+from model.training.shapes import Shape, SourceError, read_shapes
 
 Floats = NDArray[np.float64]
 
@@ -263,7 +263,10 @@ def _placed(path: Path, at: Sequence[float]) -> trimesh.Trimesh:
 
 
 def _listed(name: str, folder: Path) -> Shape:
-    found = [shape for shape in read_shapes(folder) if shape.id == name]
+    try:
+        found = [shape for shape in read_shapes(folder) if shape.id == name]
+    except SourceError as error:
+        raise SystemExit(str(error)) from None
     if not found:
         raise SystemExit(f"{name} is not in {folder / 'shapes.csv'}: its author and licence are not known")
     return found[0]

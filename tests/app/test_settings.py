@@ -20,6 +20,7 @@ WRONG = {
     "DEEPSDF_WEBHOOK_DELAYS_S": "[1, true, null]",
     "DEEPSDF_RATE_LIMIT": "often",
     "DEEPSDF_PARSE_MEMORY_BYTES": "1",
+    "REDIS_URL": "localhost:6379",
 }
 
 
@@ -37,6 +38,13 @@ def test_what_must_be_json_is_told(monkeypatch):
         loaded(Settings)
 
 
+@pytest.mark.parametrize("url", ["", "localhost", "http://localhost", "redis://a:many", "redis://a:99999"])
+def test_what_is_no_address_of_a_queue_is_refused(url, monkeypatch):
+    monkeypatch.setenv("REDIS_URL", url)
+    with pytest.raises(BadSettings, match=r"REDIS_URL .*such as redis://"):
+        loaded(Settings)
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -46,13 +54,13 @@ def test_what_must_be_json_is_told(monkeypatch):
     ],
     ids=["service", "api", "worker"],
 )
-def test_a_process_with_a_wrong_setting_ends_with_one_line(command):
-    environment = {**os.environ, "DEEPSDF_PORT": "many", "REDIS_URL": "redis://127.0.0.1:1"}
+def test_a_process_with_wrong_settings_ends_with_one_line(command):
+    environment = {**os.environ, "DEEPSDF_PORT": "many", "REDIS_URL": "redis:/127.0.0.1:many"}
     ended = subprocess.run(
         [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
     )
     assert ended.returncode not in (0, None)
-    assert "DEEPSDF_PORT" in ended.stderr and "Traceback" not in ended.stderr
+    assert "DEEPSDF_PORT" in ended.stderr and "REDIS_URL" in ended.stderr and "Traceback" not in ended.stderr
     assert len(ended.stderr.strip().splitlines()) == 1, ended.stderr
 
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from model.checkpoint import load_checkpoint, own_rows, read_card, write_card
+from model.checkpoint import BadCheckpoint, load_checkpoint, own_rows, read_card, write_card
 from model.training.evaluate.against import differences, print_differences, unseen_by_both
 from model.training.evaluate.ledger import Ledger, fingerprint, measured
 from model.training.evaluate.measuring import Measured, Setup
@@ -24,8 +24,9 @@ from model.training.evaluate.report import card_figures, write_report
 from model.training.evaluate.sheets import draw, reliability, sheets
 from model.training.evaluate.summary import print_tables, summary
 from model.training.evaluate.tasks import OF_UNSEEN_SHAPES, SECTIONS, Selection, Task, tasks
+from model.training.recipe import NoRecipe
 from model.training.samples import sample_path
-from model.training.shapes import DRAWN, Shape, read_shapes
+from model.training.shapes import DRAWN, Shape, SourceError, read_shapes
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -151,7 +152,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     for library in ("OMP", "OPENBLAS", "IGL"):
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")  # processes share the cores, not threads
-    return compare(options) if options.against else evaluate(options)
+    try:
+        return compare(options) if options.against else evaluate(options)
+    except (BadCheckpoint, NoRecipe, SourceError) as error:
+        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":
