@@ -15,6 +15,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app import idempotency
 from app.errors import ProblemRaised
+from app.gathered import Gathered
 from app.housekeeping import Housekeeper
 from app.queue import AlreadyEnded, Asked, CompletionQueue, QueueFull, TooManyOpen, new_id
 from app.rate import Rate
@@ -22,7 +23,7 @@ from app.scans import Attachments, Limits, PackedScan, Readers, ScanRefused, Upl
 from app.schemas import ENDED, Completion, Entry, Kind, ModelCard
 from app.settings import Settings
 from app.storage import Storage
-from app.watcher import Gathered, Watcher
+from app.watcher import Watcher
 
 
 @cache

@@ -7,7 +7,6 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
@@ -16,9 +15,6 @@ from app.schemas import ENDED, Entry, Kind
 log = logging.getLogger(__name__)
 
 INTERVAL_S = 0.1
-
-Asked = TypeVar("Asked")
-Answer = TypeVar("Answer")
 
 
 @dataclass
@@ -95,39 +91,3 @@ class Watcher:
                 if watched := self.watched.get(entry_id):
                     watched.see(entry)
             await asyncio.sleep(INTERVAL_S)
-
-
-class Gathered(Generic[Asked, Answer]):
-    """Work that is done for many at once: while one batch is out, the next one gathers.
-
-    A thread does it, of which there is one at a time: a hop to it and a round trip to the queue cost many
-    askers little more than one.
-    """
-
-    def __init__(self, work: Callable[[list[Asked]], Sequence[Answer | Exception]]) -> None:
-        self.work = work
-        self.waiting: list[tuple[Asked, asyncio.Future[Answer]]] = []
-        self.working: asyncio.Task[None] | None = None
-
-    async def ask(self, asked: Asked) -> Answer:
-        """What the work makes of it, begun now or later, never earlier. Raises what it raises, or answers."""
-        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self.waiting.append((asked, answer))
-        if self.working is None or self.working.done():
-            self.working = asyncio.create_task(self._keep_working())
-        return await answer
-
-    async def _keep_working(self) -> None:
-        while batch := self.waiting:
-            self.waiting = []
-            try:
-                results = await run_in_threadpool(self.work, [asked for asked, _ in batch])
-            except Exception as error:
-                results = [error] * len(batch)
-            for (_, answer), result in zip(batch, results, strict=True):
-                if answer.done():  # who asked has left
-                    continue
-                if isinstance(result, Exception):
-                    answer.set_exception(result)
-                else:
-                    answer.set_result(result)
