@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from uuid import uuid4
 
@@ -58,17 +59,35 @@ BOUNDARY = "a-boundary"
 LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 
 
+@dataclass(frozen=True)
+class Web:
+    """An application that listens."""
+
+    url: str
+    pid: int
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of a turn, or medians of several."""
+
+    rate: float  # answers a second
+    p99_s: float
+    own_s: float  # CPU of its process, for one answer
+    children_s: float  # and of that process's children
+
+
 @contextmanager
 def running(
     command: list[str], environment: dict[str, str] | None = None, cwd: Path = ROOT, log: Path | None = None
-) -> Iterator[None]:
-    """A process for as long as it is needed."""
+) -> Iterator[int]:
+    """The id of a process, which lives as long as it is needed."""
     with ExitStack() as stack:
         told = None if log is None else stack.enter_context(log.open("wb"))
         env = {**os.environ, **(environment or {})}
         process = subprocess.Popen(command, env=env, cwd=cwd, stdout=told, stderr=told)
         try:
-            yield
+            yield process.pid
         finally:
             process.terminate()
             process.wait()
@@ -90,14 +109,26 @@ def queue_at(folder: Path, model: Path) -> Iterator[Settings]:
 
 
 @contextmanager
-def web(command: str, environment: dict[str, str], cwd: Path, log: Path) -> Iterator[str]:
-    """The URL of an ASGI application. What it logs goes into a file."""
+def web(command: str, environment: dict[str, str], cwd: Path, log: Path) -> Iterator[Web]:
+    """An ASGI application. What it logs goes into a file."""
     port = free_port()
     words = [sys.executable, "-m", "uvicorn", *command.split(), "--port", str(port)]
-    with running(words, environment, cwd, log):
+    with running(words, environment, cwd, log) as pid:
         url = f"http://127.0.0.1:{port}"
         eventually(lambda: answers(url), timeout_s=60)
-        yield url
+        yield Web(url, pid)
+
+
+def busy_s(pid: int) -> float:
+    """Seconds of a core that a process has had."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def children_of(pid: int) -> list[int]:
+    """Those that a process has started from any of its threads."""
+    lists = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    return [int(child) for text in lists for child in text.split()]
 
 
 def answers(url: str) -> bool:
@@ -152,7 +183,7 @@ def throughput(folder: Path, model: Path, seconds: float) -> None:
     with queue_at(folder, model) as settings:
         command = "app.main:create_app --factory --log-level warning"  # as `python -m app` starts it
         with web(command, settings.environment(), ROOT, folder / "ours.log") as ours:
-            with httpx2.Client(base_url=ours) as client:
+            with httpx2.Client(base_url=ours.url) as client:
                 made = [client.post(submission, files={"scan": ("a.npy", scan)}) for _ in range(CLIENTS)]
             (folder / "bare.py").write_text(BARE.format(body=made[0].content))
             gets = [get_request(one.json()["links"]["self"]) for one in made]
@@ -160,21 +191,34 @@ def throughput(folder: Path, model: Path, seconds: float) -> None:
                 few = side_by_side(ours, bare, gets[:FEW], seconds)
                 crowd = side_by_side(ours, bare, gets, seconds)
                 posts = side_by_side(ours, bare, [post_request(submission, scan)] * FEW, seconds)
-    for name, ((our_rate, _), (bare_rate, _)) in (("POST, 202", posts), ("GET status", few)):
-        print(f"(a) {name}: {our_rate:.0f}/s beside {bare_rate:.0f}/s bare: {our_rate / bare_rate:.2f} of it")
-    (_, slowest), (_, beside) = crowd
-    print(f"(a) GET status, {CLIENTS} clients: p99 {1000 * slowest:.0f} ms, bare {1000 * beside:.0f} ms")
+    for name, (ours_, bare_) in (("POST, 202", posts), ("GET status", few)):
+        share = ours_.rate / bare_.rate
+        print(f"(a) {name}: {ours_.rate:.0f}/s beside {bare_.rate:.0f}/s bare: {share:.2f} of it")
+        told = f"{1000 * ours_.own_s:.2f} ms and {1000 * ours_.children_s:.2f} ms of the readers"
+        print(f"(a)   CPU for one: {told}; bare {1000 * bare_.own_s:.2f} ms")
+    slowest, beside = (1000 * figures.p99_s for figures in crowd)
+    print(f"(a) GET status, {CLIENTS} clients: p99 {slowest:.0f} ms, bare {beside:.0f} ms")
 
 
-def side_by_side(
-    ours: str, bare: str, requests: Sequence[bytes], seconds: float
-) -> list[tuple[float, float]]:
-    """The medians of `rate` over three turns of each, one after the other: both see the same machine."""
-    turns = [[asyncio.run(rate(url, requests, seconds)) for url in (ours, bare)] for _ in range(3)]
+def side_by_side(ours: Web, bare: Web, requests: Sequence[bytes], seconds: float) -> list[Figures]:
+    """Of each the medians over three turns, one after the other: both see the same machine."""
+    turns = [[figures_of(web, requests, seconds) for web in (ours, bare)] for _ in range(3)]
     return [
-        (statistics.median(turn[which][0] for turn in turns), statistics.median(t[which][1] for t in turns))
-        for which in (0, 1)
+        Figures(*(statistics.median(values) for values in zip(*map(astuple, each), strict=True)))
+        for each in zip(*turns, strict=True)
     ]
+
+
+def figures_of(web: Web, requests: Sequence[bytes], seconds: float) -> Figures:
+    """Of one turn."""
+
+    def spent() -> tuple[float, float]:
+        return busy_s(web.pid), sum(map(busy_s, children_of(web.pid)))
+
+    before = spent()
+    answered, p99_s = asyncio.run(rate(web.url, requests, seconds))
+    own, children = ((now - then) / (answered * seconds) for now, then in zip(spent(), before, strict=True))
+    return Figures(answered, p99_s, own, children)
 
 
 def batching(folder: Path, model: Path) -> None:
