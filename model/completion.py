@@ -315,10 +315,8 @@ class Completer:
         )
         to_canonical = shape.placements.similarity(0).after(observation.from_scan)
         mesh = replace(mesh, deviation=deviation).moved(to_canonical.inverse())
-        seen = observation.from_scan.inverse().apply(observation.surface)
-        mesh = components_of(
-            mesh, COMPONENTS[options.components], None if options.components == "all" else seen
-        )
+        seen = None if options.components == "all" else observation.in_scan()
+        mesh = components_of(mesh, COMPONENTS[options.components], seen)
         if options.target_faces is not None:
             mesh = simplified(mesh, options.target_faces)
         return replace(extraction, mesh=_colored(mesh, observation, self.eta(observation), options.color))
