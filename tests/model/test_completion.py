@@ -462,8 +462,8 @@ def test_an_empty_shape_is_an_expected_ending_too(completer: Completer) -> None:
 class Outside(Decoder):
     """A decoder that is outside everywhere."""
 
-    def evaluate(self, constants: list[Tensor], points: Tensor) -> Tensor:
-        return super().evaluate(constants, points).abs() + 0.01
+    def evaluate(self, constants: list[Tensor], points: Tensor, depth: float | None = None) -> Tensor:
+        return super().evaluate(constants, points, depth).abs() + 0.01
 
 
 def test_the_residual_is_the_misfit_to_what_was_seen(completer: Completer) -> None:
