@@ -42,7 +42,8 @@ class Recorder:
     def __call__(self, update: Update, phase: Phase, batch: Batch) -> Tensor:
         """Do a step. The update is always the same; kept here, it would keep its trainer's memory too."""
         if phase != self.phase:
-            torch.cuda.synchronize()  # no recording is let go while it is being replayed
+            if self.recording:
+                torch.cuda.synchronize()  # none is let go while it is being replayed
             self.phase, self.steps, self.recording = phase, 0, None
         self.steps += 1
         if self.works and self.steps > WARM_UP and self.recording is None:
