@@ -1,4 +1,5 @@
-"""A short cut of `make chaos`: the whole suite is benchmarks/chaos.py."""
+"""A short cut of `make chaos`: the whole suite is benchmarks/chaos.py. Workers are killed and stopped in
+`test_service`."""
 
 from __future__ import annotations
 
@@ -13,10 +14,10 @@ def test_no_completion_is_lost_or_done_twice_under_fire(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    chosen = ("worker stopped under load", "API killed while clients submit", "queue killed", "disk full")
+    chosen = ("API killed while clients submit", "queue killed", "disk full")
     rows = besieged(tmp_path, {name: FAULTS[name] for name in chosen}, jobs=2, hurry=True)
     assert told(rows) == 0
-    assert len(rows) == 4 and sum(len(row.endings) for row in rows) >= 10
+    assert len(rows) == 3 and sum(len(row.endings) for row in rows) >= 8
     assert all(row.recovery_s is not None for row in rows)
 
 

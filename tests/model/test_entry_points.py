@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 COMMANDS = {
-    "ablation": ["FOLDER", "variants.toml"],
+    "ablation": ["FOLDER"],
     "deepsdf.__main__": ["export", "FOLDER", "out"],
     "duplicates": ["FOLDER"],
     "drawn.__main__": ["FOLDER"],
