@@ -25,13 +25,16 @@ CLAMP = 0.03
 def central(fields: CodedFields, codes: Tensor, placements: Placements, cost: Tensor) -> int:
     """The number of the most central of B fits: codes (B, L), placements (B) and objectives (B,).
 
-    The distance of two ends is the mean difference of their clamped signed distances. An end counts
-    exp(1 − E / E_lowest): one whose objective is twice the lowest, a third.
+    The distance of two ends is the mean difference of their clamped signed distances.
     """
     distances = _profiles(fields, codes, placements)
     apart = torch.cdist(distances, distances, p=1)  # (B, B)
-    weights = (1 - cost / cost.min().clamp(min=1e-30)).exp()
-    return int((apart @ weights).argmin())
+    return int((apart @ likelihoods(cost)).argmin())
+
+
+def likelihoods(cost: Tensor) -> Tensor:
+    """How much each end counts, (B,): exp(1 − E / E_lowest). Of twice the lowest objective, a third."""
+    return (1 - cost / cost.min().clamp(min=1e-30)).exp()
 
 
 def _profiles(fields: CodedFields, codes: Tensor, placements: Placements) -> Tensor:

@@ -96,11 +96,21 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Ends:
+    """Where B fits of one observation ended."""
+
+    codes: Tensor  # (B, L)
+    placements: Placements
+    cost: Tensor  # (B,) E
+
+
+@dataclass(frozen=True)
 class Fit:
     """The winner of a fit, and what is needed to judge it."""
 
     best: Candidate
     runners_up: list[Candidate]
+    ends: Ends  # of the winner and the runners-up, as tensors
     problem: Problems  # the winner's rows and state (B = 1)
     hessian: Tensor  # (L + 7, L + 7) Gauss-Newton Hessian of E at the winner
     steps: int
@@ -236,16 +246,16 @@ class Fitter:
 
 def _fit_of(solver: LevenbergMarquardt, chosen: int, trace: list[Step]) -> Fit:
     """The fit whose winner is the problem numbered `chosen`; the others follow, lowest objective first."""
-    order = solver.cost.argsort().tolist()
-    order.remove(chosen)
-    ends = [
-        Candidate(
-            solver.codes[i], solver.placements.similarity(i), float(solver.cost[i]), float(solver.residual[i])
-        )
-        for i in [chosen, *order]
+    others = solver.cost.argsort()
+    order = torch.cat([others.new_tensor([chosen]), others[others != chosen]])
+    ends = Ends(solver.codes[order], solver.placements.of(order), solver.cost[order])
+    numbers = zip(solver.cost[order].tolist(), solver.residual[order].tolist(), strict=True)
+    best, *runners_up = [
+        Candidate(ends.codes[i], ends.placements.similarity(i), objective, residual)
+        for i, (objective, residual) in enumerate(numbers)
     ]
-    problem = solver.problems.of(torch.tensor([chosen], device=solver.cost.device))
-    return Fit(ends[0], ends[1:], problem, solver.hessian[chosen], len(trace), trace)
+    problem = solver.problems.of(order[:1])
+    return Fit(best, runners_up, ends, problem, solver.hessian[chosen], len(trace), trace)
 
 
 def _few_of_each(found: Hypotheses, count: int) -> Tensor:

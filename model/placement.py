@@ -92,6 +92,10 @@ class Placements:
         """Canonical points (B, K, 3) of (B, K, 3) points."""
         return self.scale[:, None, None] * self.turned(points) + self.translation[:, None]
 
+    def inverted(self, points: Tensor) -> Tensor:
+        """The points (B, K, 3) of (B, K, 3) canonical ones: what `apply` undoes."""
+        return (points - self.translation[:, None]) @ self.rotation / self.scale[:, None, None]
+
     def moved(self, moves: Tensor) -> Placements:
         """The placements after (B, 7) moves; the rotation turns about the observation's origin."""
         return Placements(

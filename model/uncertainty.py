@@ -9,10 +9,11 @@ the MAP:
 T tempers the data, whose residuals are not independent: a backrest that the decoder cannot express is off as
 a whole. How far off the surface may lie along its normal is then, by the implicit function theorem,
 
-    σ(x)² = u(x)² · (J Σ Jᵀ / |∇f|² + a²) + noise² + ripple²
+    σ(x)² = u(x)² · (J Σ Jᵀ / |∇f|² + d(x)² + a²) + noise² + ripple²
 
-with J = ∂f/∂(z, placement), a what no code expresses, and u in [0, 1] the share of its uncertainty that the
-correction's process keeps at x: near 0 where the sensor looked, 1 elsewhere and without a correction.
+with J = ∂f/∂(z, placement), d how far the other ends of the fit are from the winner at x (a Gaussian around
+one valley knows nothing of the others), a what no code expresses, and u in [0, 1] the share of all this that
+the correction's process keeps at x: near 0 where the sensor looked, 1 elsewhere and without a correction.
 T and a are chosen on validation shapes and stand in the checkpoint's card.
 """
 
@@ -26,16 +27,20 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from model.consensus import likelihoods
 from model.correction import Correction
 from model.decoder import Decoder
 from model.field import at_a_time
-from model.fitting import Fit
-from model.latent import CodePrior, FitSettings, placement_prior
+from model.fitting import Ends, Fit
+from model.latent import CodePrior, FitSettings, distances_at, placement_prior
 from model.neighbours import nearest
 from model.placement import MOVE_SIZE, SCALE_STD, TRANSLATION_STD, Placements, gradient_by_move
 
 RIPPLE = 0.005
 """How far off a surface is even where it was seen without noise, canonical units: the grid, the decoder."""
+
+FARTHEST_APART = 0.1
+"""Signed distances of two ends that differ by more say no more: fields end at the clamping distance."""
 
 LOOKED_AT = 3000
 """Vertices at which the deviation is computed; it is smooth, and the others are told by the nearest three."""
@@ -60,6 +65,7 @@ class Posterior:
     code: Tensor  # (L,)
     placement: Placements  # one
     covariance: Tensor  # (L + 7, L + 7); zero for what was not solved for
+    ends: Ends | None = None  # of all fits
 
     @property
     def of_placement(self) -> Tensor:
@@ -90,6 +96,22 @@ class Posterior:
             variances.append(variance / by_point[0].square().sum(dim=1).clamp(min=0.25))
         return torch.cat(variances).sqrt()
 
+    def disagreement(self, decoder: Decoder, points: Tensor) -> Tensor:
+        """How far the ends of the fit are from the winner at (N, 3) canonical points: canonical units, (N,).
+
+        A root mean square, each end weighted as `model.consensus` weights it. 0 where there is but one.
+        """
+        if self.ends is None or len(self.ends.codes) < 2:
+            return torch.zeros_like(points[:, 0])
+        observed = self.placement.inverted(points[None])
+        ends, scale = self.ends, self.placement.scale
+        there = ends.placements.apply(observed.expand(len(ends.codes), -1, -1))
+        distances = scale * distances_at(decoder, ends.codes, there) / ends.placements.scale[:, None]
+        own = distances_at(decoder, self.code[None], points[None])
+        apart = (distances - own).clamp(-FARTHEST_APART, FARTHEST_APART)
+        weights = likelihoods(ends.cost)
+        return (weights @ apart.square() / weights.sum()).sqrt()
+
 
 def laplace(fit: Fit, prior: CodePrior, settings: FitSettings, calibration: Calibration) -> Posterior:
     """The posterior around a fit."""
@@ -107,7 +129,7 @@ def laplace(fit: Fit, prior: CodePrior, settings: FitSettings, calibration: Cali
     covariance = torch.zeros_like(precision)
     inverse = torch.linalg.inv(precision[free][:, free].double()).float()
     covariance[free.nonzero(), free.nonzero().T] = (inverse + inverse.T) / 2
-    return Posterior(fit.best.code, fit.problem.placements, covariance)
+    return Posterior(fit.best.code, fit.problem.placements, covariance, fit.ends)
 
 
 def vertex_deviation(
@@ -121,7 +143,8 @@ def vertex_deviation(
     """Standard deviation (V,) of the surface along its normal at (V, 3) vertices, canonical units."""
     looked = np.random.default_rng(0).permutation(len(vertices))[:LOOKED_AT]
     points = torch.from_numpy(vertices[looked]).to(posterior.code.device)
-    spread = posterior.deviation(decoder, points).square() + calibration.inadequacy**2
+    spread = posterior.deviation(decoder, points).square() + posterior.disagreement(decoder, points).square()
+    spread = spread + calibration.inadequacy**2
     if correction is not None:
         spread = spread * (correction.deviation(points) / correction.amplitude).square()
     deviation = (spread + noise**2 + RIPPLE**2).sqrt().cpu().numpy()

@@ -237,6 +237,12 @@ def test_a_move_turns_about_the_canonical_axes() -> None:
     assert torch.allclose(there, torch.tensor([0.0, 0, -1], dtype=torch.float64).expand(6, 1, 3), atol=1e-9)
 
 
+def test_what_is_applied_can_be_inverted() -> None:
+    placements = some_placements()
+    points = torch.randn(len(placements), 20, 3, dtype=torch.float64)
+    assert torch.allclose(placements.inverted(placements.apply(points)), points)
+
+
 def test_a_scan_of_a_whole_side_is_expected_where_it_was_seen() -> None:
     """The surface of a box in its ball, scaled, turned about the vertical and shifted; told the turn."""
     generator = torch.Generator().manual_seed(0)

@@ -84,8 +84,10 @@ def test_the_trace_goes_down_to_the_objective(completer: Completer) -> None:
     report = completed(completer).report
     for before, after in pairwise(report.trace):
         assert after["round"] > before["round"] or after["objective"] <= before["objective"]
-    assert report.trace[-1]["objective"] == report.objective
-    assert report.trace[-1]["residual"] == report.residual
+    ends = [(report.objective, report.residual), *((end.objective, None) for end in report.hypotheses)]
+    lowest, residual = min(ends, key=lambda end: end[0])
+    assert report.trace[-1]["objective"] == lowest
+    assert residual is None or report.trace[-1]["residual"] == residual
 
 
 @pytest.mark.parametrize("factor", [1000.0, 0.01])
@@ -139,8 +141,11 @@ def test_the_report_says_where_the_object_is_and_how_large(completer: Completer)
 
 
 def test_scan_to_canonical_is_the_way_back_from_where_the_scan_was_taken(completer: Completer) -> None:
-    """Up to the half turn that the box does not feel."""
+    """Up to the half turn that the box does not feel, and to its scale: it is smaller than the unit ball."""
     way = np.array(completed(completer).report.scan_to_canonical) @ PLACE.matrix()
+    scale = np.cbrt(np.linalg.det(way[:3, :3]))
+    assert 0.9 < scale < 1.25
+    way[:3] /= scale
     half_turn = np.diag([-1.0, 1, -1, 1])
     assert min(np.abs(way - np.eye(4)).max(), np.abs(way @ half_turn - np.eye(4)).max()) < 0.08
 
@@ -302,7 +307,8 @@ def test_another_way_to_lie_is_a_doubt_and_the_same_way_turned_is_none(completer
     """The top of a cube of unknown height may be any side's; a ball lies as it lies."""
     round_one = completed(completer, sphere(0.7)).report
     assert "urned" not in round_one.verdict
-    assert all(other.objective >= round_one.objective for other in round_one.hypotheses)
+    others = [other.objective for other in round_one.hypotheses]
+    assert others == sorted(others)
 
 
 def test_hypotheses_lead_into_their_own_canonical_frames(completer: Completer) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from model.checkpoint import Checkpoint
 from model.correction import Correction, correction_of, kernel
 from model.field import DecodedField
-from model.fitting import Candidate, Effort, Fit, Fitter
+from model.fitting import Candidate, Effort, Ends, Fit, Fitter
 from model.latent import (
     BACKGROUND,
     FREE,
@@ -82,7 +82,8 @@ def fitted(
     best = Candidate(
         solver.codes[0], solver.placements.similarity(0), float(solver.cost[0]), float(solver.residual[0])
     )
-    return Fit(best, [], solver.problems, solver.hessian[0], int(solver.steps_taken[0]))
+    ends = Ends(solver.codes, solver.placements, solver.cost)
+    return Fit(best, [], ends, solver.problems, solver.hessian[0], int(solver.steps_taken[0]))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 25.0])
@@ -205,6 +206,40 @@ def test_a_posterior_that_is_sure_has_no_deviation() -> None:
     points = torch.from_numpy(ball_points(40, np.random.default_rng(2))).float()
     assert not sure.deviation(Affine(), points).any()
     assert all(torch.equal(code, sure.code) for code, _ in sure.draws(3))
+
+
+class Spheres:
+    """A decoder whose code (1,) is a radius."""
+
+    def __call__(self, codes: Tensor, points: Tensor) -> Tensor:
+        return points.norm(dim=-1) - codes
+
+
+def ended(radii: list[float], cost: list[float], scales: list[float]) -> Posterior:
+    """Ends that are spheres, the first of them the winner, seen from frames of several scales."""
+    codes, one = torch.tensor(radii)[:, None], Placements.identity(len(radii))
+    placements = replace(one, log_scale=torch.tensor(scales).log())
+    ends = Ends(codes, placements, torch.tensor(cost))
+    return Posterior(codes[0], placements.of(slice(0, 1)), torch.zeros(8, 8), ends)
+
+
+def test_ends_that_disagree_make_unsure_by_as_much() -> None:
+    """Two spheres of half a weight each, one of them 0.06 larger: the root mean square of 0 and 0.06."""
+    points = torch.nn.functional.normalize(torch.randn(50, 3, generator=torch.Generator().manual_seed(0))) / 2
+    told = ended([0.5, 0.56], [1.0, 1.0], [1.0, 1.0]).disagreement(Spheres(), points)
+    assert torch.allclose(told, torch.full((50,), 0.06 / 2**0.5), atol=1e-5)
+    # The same sphere in a frame of twice the scale is no disagreement, and 0.03 there is half of that here.
+    alike = ended([0.4, 0.8], [1.0, 1.0], [1.0, 2.0]).disagreement(Spheres(), 0.8 * points)
+    assert torch.allclose(alike, torch.zeros(50), atol=1e-5)
+    unlike = ended([0.4, 0.86], [1.0, 1.0], [1.0, 2.0]).disagreement(Spheres(), 0.8 * points)
+    assert torch.allclose(unlike, torch.full((50,), 0.03 / 2**0.5), atol=1e-5)
+
+
+def test_an_end_that_fits_badly_hardly_counts_and_a_single_one_is_at_one() -> None:
+    points = torch.tensor([[0.5, 0.0, 0.0]])
+    poor = ended([0.5, 0.56], [1.0, 6.0], [1.0, 1.0]).disagreement(Spheres(), points)
+    assert 0 < poor < 0.06 / 10
+    assert not ended([0.5], [1.0], [1.0]).disagreement(Spheres(), points).any()
 
 
 def test_where_a_deviation_is_computed_it_is_of_parameters_inadequacy_noise_and_ripples() -> None:
