@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Thread
 from typing import Any
 
@@ -25,11 +25,15 @@ START_S = 60.0
 """A child that is not ready by then will not be: imports take a second, and more on a busy machine."""
 
 
+BUFFER = 4 * 2**20
+"""Bytes on the way, if the system lets us: a scan that fits needs no turns of writing and reading."""
+
+
 @dataclass(frozen=True)
 class PackedScan:
     """A scan as `Scan.to_bytes` has it, and what was left out of it."""
 
-    data: bytes
+    data: bytes = field(repr=False)  # asyncio writes out what a task returns
     warnings: list[str]
 
     def to_bytes(self) -> bytes:
@@ -48,6 +52,8 @@ class Child:
         threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1")
         kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "LANG") if name in os.environ}
         self.socket, theirs = socket.socketpair()
+        for end in (self.socket, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
         self.socket.setblocking(False)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "app.scans.child", str(memory)],
@@ -76,12 +82,13 @@ class Child:
             await asyncio.get_running_loop().sock_sendall(self.socket, request)
             came = bytearray()
             while len(came) < length_of(came):
-                came += await self._part()
+                came += await self._part(length_of(came) - len(came))
         answer, scans = receive(io.BytesIO(came).read)
         return {**answer, "scan": scans[0] if scans else None}
 
-    async def _part(self) -> bytes:
-        if not (part := await asyncio.get_running_loop().sock_recv(self.socket, 2**16)):
+    async def _part(self, missing: int) -> bytes:
+        size = min(max(missing, 2**16), 2**20)
+        if not (part := await asyncio.get_running_loop().sock_recv(self.socket, size)):
             raise EOFError
         return part
 
