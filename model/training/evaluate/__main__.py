@@ -99,7 +99,8 @@ def tasks_of(options: argparse.Namespace, setup: Setup) -> list[Task]:
     listed = read_shapes(setup.folder)
     known = [shape for shape in listed if shape.id in trained and shape.package != DRAWN]
     unseen = [shape for shape in listed if shape.split == options.split and shape.id not in trained]
-    require_shapes([*known, *unseen], options)
+    # The shape nearest to one in between may be any that was trained on.
+    require_shapes([shape for shape in listed if shape.id in trained] + unseen, options)
     sampled = sampled_of(setup, unseen)
     if "unseen" in options.selection.sections and not sampled:
         raise SystemExit(
