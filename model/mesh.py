@@ -84,12 +84,8 @@ def to_trimesh(mesh: Mesh) -> trimesh.Trimesh:
     return trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_normals=mesh.normals, process=False)
 
 
-def components_of(mesh: Mesh, share: float, seen: NDArray[np.float64] | None = None) -> Mesh:
-    """The connected parts with at least this share of the area of the largest, as closed as they were.
-
-    With (N, 3) points that were `seen` of the object, a part beside the largest must also be nearest to some
-    of them: one that hangs in the air where nothing was seen is made up.
-    """
+def _parted(mesh: Mesh) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """To which connected part each vertex (V,) belongs, and twice the area of each part."""
     count = len(mesh.vertices)
     ends = mesh.faces[:, [0, 1, 2]].ravel(), mesh.faces[:, [1, 2, 0]].ravel()
     links = coo_matrix((np.ones(len(ends[0]), bool), ends), shape=(count, count))
@@ -97,6 +93,22 @@ def components_of(mesh: Mesh, share: float, seen: NDArray[np.float64] | None = N
     corners = mesh.vertices[mesh.faces].astype(float)
     cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     areas = np.bincount(labels[mesh.faces[:, 0]], weights=np.linalg.norm(cross, axis=1))
+    return labels, areas.astype(float)
+
+
+def parts_of(mesh: Mesh, share: float = 0.01) -> int:
+    """How many connected parts have at least this share of the area of the largest."""
+    _, areas = _parted(mesh)
+    return int(np.count_nonzero(areas >= share * areas.max()))
+
+
+def components_of(mesh: Mesh, share: float, seen: NDArray[np.float64] | None = None) -> Mesh:
+    """The connected parts with at least this share of the area of the largest, as closed as they were.
+
+    With (N, 3) points that were `seen` of the object, a part beside the largest must also be nearest to some
+    of them: one that hangs in the air where nothing was seen is made up.
+    """
+    labels, areas = _parted(mesh)
     large = areas >= share * areas.max()
     if seen is not None and np.count_nonzero(large) > 1:
         _, nearest = cKDTree(mesh.vertices).query(seen)

@@ -17,7 +17,7 @@ from model.field import Field
 from model.fitting import Candidate, Fit
 from model.frame import Similarity
 from model.latent import KINDS, SURFACE, residuals
-from model.mesh import Mesh, distances_to, is_closed, volume_of
+from model.mesh import Mesh, distances_to, is_closed, parts_of, volume_of
 from model.observation import Observation
 from model.uncertainty import Posterior
 
@@ -107,6 +107,7 @@ class CompletionReport:
     evaluations: int  # of the field, for the surface
     vertices: int
     faces: int
+    parts: int  # connected ones, crumbs aside
     watertight: bool
     volume: float  # cubic units of the scan
     deviation_median: float  # of the surface along its normal, over the mesh
@@ -145,7 +146,8 @@ def report_of(done: Finished) -> CompletionReport:
     category = checkpoint.card.get("category", "shape")
     pairs = zip(hypotheses, fit.runners_up, strict=True)
     others = [hypothesis for hypothesis, one in pairs if _lies_elsewhere(done, one)]
-    grade, verdict = judge(category, far, within, code_distance, fit.best, others)
+    parts = parts_of(done.mesh)
+    grade, verdict = judge(category, far, within, code_distance, parts, fit.best, others)
     deviation = done.mesh.deviation
     to_canonical = fit.best.placement.after(from_scan)
     center, radius, size = _extent(done.mesh, to_canonical.rotation)
@@ -184,6 +186,7 @@ def report_of(done: Finished) -> CompletionReport:
         evaluations=done.evaluations,
         vertices=len(done.mesh.vertices),
         faces=len(done.mesh.faces),
+        parts=parts,
         watertight=is_closed(done.mesh),
         volume=volume_of(done.mesh),
         deviation_median=0.0 if deviation is None else float(np.median(deviation)),
@@ -195,6 +198,7 @@ def judge(
     far: float,
     within: float,
     code_distance: float,
+    parts: int,
     best: Candidate,
     others: list[Hypothesis],
 ) -> tuple[str, str]:
@@ -216,6 +220,8 @@ def judge(
         told = "the latent code is unlike those of the training shapes"
         told = f"{told} (distance {code_distance:.1f}, about 1 is usual)"
         doubts.append((code_distance > STRANGE_CODE, told))
+    if parts > 1:
+        doubts.append((False, f"the mesh is in {parts} parts: what joins them was not seen, and not made up"))
     rivals = [o for o in others if o.turned > TURNED and o.objective < AMBIGUITY * best.objective]
     if rivals:
         told = f"turned by {rivals[0].turned:.0f} degrees it fits about as well (see `hypotheses`)"

@@ -16,6 +16,7 @@ from model.mesh import (
     components_of,
     distances_to,
     is_closed,
+    parts_of,
     simplified,
     to_glb,
     to_trimesh,
@@ -111,6 +112,7 @@ def test_parts_stay_whose_area_is_a_share_of_the_largest(ball: Mesh) -> None:
         kept = components_of(three, share)
         assert to_trimesh(kept).body_count == count
         assert to_trimesh(kept).is_watertight
+    assert [parts_of(three, share) for share in (0.0, 0.01, 0.1)] == [3, 2, 1]
 
 
 def test_a_part_of_which_nothing_was_seen_goes(ball: Mesh) -> None:

@@ -64,6 +64,7 @@ def test_it_counts_and_measures_the_mesh_that_comes_with_it(completer: Completer
     report, body = completion.report, to_trimesh(completion.mesh)
     assert (report.vertices, report.faces) == (len(body.vertices), len(body.faces))
     assert report.watertight and np.isclose(report.volume, body.volume)
+    assert report.parts == body.body_count
     assert np.isclose(report.volume, 8 * 0.36 * 0.6 * 0.5 * PLACE.scale**3, rtol=0.15)
     assert np.isclose(report.deviation_median, np.median(completion.mesh.deviation))
     assert report.evaluations > report.vertices
@@ -283,8 +284,9 @@ def test_doubts_are_told_in_words_and_the_worst_first() -> None:
         distance: float = 1.0,
         scale: float = 1.0,
         others: tuple[Hypothesis, ...] = (),
+        parts: int = 1,
     ) -> tuple[str, str]:
-        return judge("chair", far, within, distance, winner(scale), list(others))
+        return judge("chair", far, within, distance, parts, winner(scale), list(others))
 
     assert judged()[0] == "good"
     assert judged(others=(rival(5, 1.0), rival(90, 3.0)))[0] == "good"
@@ -296,6 +298,7 @@ def test_doubts_are_told_in_words_and_the_worst_first() -> None:
     assert judged(far=0.08)[0] == "fair"
     assert judged(within=0.5)[0] == "poor"
     assert judged(scale=0.1)[0] == "poor" and judged(scale=0.4)[0] == "fair"
+    assert judged(parts=2)[0] == "fair" and "in 2 parts" in judged(parts=2)[1]
     assert judged(distance=4.0)[0] == "fair" and judged(distance=30.0)[0] == "poor"
     grade, verdict = judged(others=(rival(170, 1.01),))
     assert grade == "fair" and verdict.startswith("Turned by 170 degrees") and verdict.endswith(".")
