@@ -43,8 +43,8 @@ CORRECTION_ROWS = (3000, 3000)
 
 
 COMPONENTS = {"main": 0.01, "largest": 1.0, "all": 0.0}
-"""Share of the largest connected part's area that a part needs to stay: crumbs are no part of an object. But
-with "all", parts of which nothing was seen go too."""
+"""Share of the largest connected part's area that a part needs to stay: crumbs are no part of an object.
+Except with "all", parts of which nothing was seen go too."""
 
 PREVIEW_RESOLUTION = 32
 """Cells along an edge for a mesh that is to be had at once: a few thousand evaluations."""

@@ -111,8 +111,8 @@ def components_of(mesh: Mesh, share: float, seen: NDArray[np.float64] | None = N
     labels, areas = _parted(mesh)
     large = areas >= share * areas.max()
     if seen is not None and np.count_nonzero(large) > 1:
-        _, nearest = cKDTree(mesh.vertices).query(seen)
-        of_part = np.bincount(labels[nearest], minlength=len(areas))
+        _, vertices = nearest(cKDTree(mesh.vertices), seen)
+        of_part = np.bincount(labels[vertices], minlength=len(areas))
         large &= (of_part >= SEEN_SHARE * len(seen)) | (areas == areas.max())
     kept = large[labels]
     number = np.cumsum(kept) - 1
