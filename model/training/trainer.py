@@ -201,10 +201,14 @@ LOG_EVERY = 50
 """Steps of a line of the log; the state is looked at as often."""
 
 
+class NothingLearnt(ValueError):
+    """All gradients have vanished; the message says what to do."""
+
+
 def run(trainer: Trainer, log_every: int = LOG_EVERY) -> Iterator[Logged]:
     """Train to the end, yielding the mean loss of every `log_every` steps.
 
-    Raises ValueError where the gradient has vanished.
+    Raises NothingLearnt where the gradient has vanished.
     """
     settings, shares = trainer.recipe.training, []
     start = before = time.monotonic()
@@ -219,10 +223,10 @@ def run(trainer: Trainer, log_every: int = LOG_EVERY) -> Iterator[Logged]:
 
 
 def _require_gradients(trainer: Trainer, loss: float) -> None:
-    """Raise ValueError if nothing is learnt any more though there is something to learn."""
+    """Raise NothingLearnt if the gradient has vanished though there is something to learn."""
     gradients = [part.grad for part in trainer.decoder.parameters() if part.grad is not None]
     if loss > 0 and not any(gradient.any() for gradient in gradients):
-        raise ValueError(
+        raise NothingLearnt(
             f"nothing is learnt any more at step {trainer.step_count}: every signed distance is beyond the "
             "clamping distance, where the loss is flat. Remove the training folder and begin with a lower "
             "decoder_rate or a longer warmup_share"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from model.training.losses import clamped_l1
 from model.training.recipe import Recipe, load_recipe
 from model.training.samples import read_samples
 from model.training.shapes import DRAWN, read_shapes
-from model.training.trainer import Trainer, run
+from model.training.trainer import NothingLearnt, Trainer, run
 
 KNOWN_MOST = 12
 """Training shapes that are decoded and compared with their originals."""
@@ -124,9 +125,13 @@ def _now(device: str) -> float:
 
 
 def measure(trial: Trial, of: Given) -> Row:
-    """Train a variant and judge it."""
-    trainer, start = Trainer(trial.recipe, of.samples, of.device), _now(of.device)
-    *_, last = run(trainer)
+    """Train a variant and judge it, also one that stops learning: its meshes are empty."""
+    trainer, start, loss = Trainer(trial.recipe, of.samples, of.device), _now(of.device), math.inf
+    try:
+        for logged in run(trainer):
+            loss = logged.loss
+    except NothingLearnt as error:
+        print(f"{trial.variant}: {error}", file=sys.stderr)
     seconds = _now(of.device) - start
     checkpoint, settings = checkpoint_of(trainer), trial.recipe.training
     errors, chamfers = {}, {}
@@ -141,7 +146,7 @@ def measure(trial: Trial, of: Given) -> Row:
         chamfer_mean=float(np.mean(list(chamfers.values()))),
         chamfer_median=median(chamfers.values()),
         known_median=median(known),
-        loss=last.loss,
+        loss=loss,
         steps=settings.steps,
         samples=settings.steps * settings.shapes_per_step * settings.points_per_shape,
         step_ms=trial.step_ms,

@@ -75,6 +75,17 @@ def test_every_variant_gets_a_line_at_once_and_only_once(
     ]
 
 
+def test_a_variant_that_stops_learning_is_judged_too(
+    folder: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "variants.toml").write_text("[wild]\ntraining.decoder_rate = 10.0\n[base]\n")
+    assert ablation.main(arguments) == 0
+    wild, base = lines(folder)
+    assert "wild: nothing is learnt any more" in capsys.readouterr().err
+    assert wild["chamfer_median"] > base["chamfer_median"]
+    assert wild["error"] > base["error"]
+
+
 def test_variants_in_processes_side_by_side_do_not_disturb_each_other(
     folder: Path, arguments: list[str]
 ) -> None:
