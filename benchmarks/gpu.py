@@ -1,9 +1,9 @@
 """What a GPU makes of it: is it right there, how long does a completion take, how many can there be a second.
 
 Correct: the decoder, a step of Levenberg-Marquardt as it is replayed from its recording, the correction's
-kernel and the extracted surface, beside the same in float64 on the CPU. Time: the shipped example scan
-completed again and again, warm, with its turn given and with it unknown; by phase, and how often faster than
-the published recipe (Adam, 800 iterations on 8,000 samples, then a dense grid) with the same decoder on the
+kernel, nearest neighbours and the extracted surface, beside the same in float64 on the CPU. Time: the shipped
+example scan completed again and again, warm, with its turn given and with it unknown; by phase, and how often
+faster than the published recipe (Adam, 800 iterations on 8,000 samples, then a dense grid) with the same decoder on the
 same device. Throughput: several completions in one batch, as a worker has them, counted once the first has
 ended. Training: our step beside the published one (`benchmarks.training`), and which share of the device's
 matrix products it comes to; and the step recorded as a CUDA graph beside the same one launched kernel by
@@ -26,6 +26,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
+import numpy as np
 import torch
 import trimesh
 from scipy.spatial import cKDTree
@@ -39,8 +40,10 @@ from model.correction import correlation, slope
 from model.decoder import Decoder
 from model.fitting import Starts
 from model.latent import Adam, CodePrior, LevenbergMarquardt, Problems, Rows
+from model.neighbours import Neighbours
 from model.observation import Observation, View, observe
 from model.placement import Placements
+from model.streams import working_on
 from model.surface import extract_surface, zero_level
 from model.training.compute import has_bfloat16
 from model.training.trainer import Trainer
@@ -113,6 +116,7 @@ def correctness(here: Completer, folder: Path, resolution: int) -> list[Figure]:
             kernel_error(here.checkpoint),
             "of the largest",
         ),
+        Figure("distances to neighbours, largest error", neighbour_error(here.checkpoint), "radii"),
         Figure("surface, largest distance", surface_error(here.checkpoint, plain, resolution), "cells"),
     ]
 
@@ -168,6 +172,15 @@ def kernel_error(here: Checkpoint) -> float:
         true, found = function(distances), function(distances.to(here.codes)).double().cpu()
         errors.append(float((found - true).abs().max() / true.abs().max()))
     return max(errors)
+
+
+def neighbour_error(here: Checkpoint) -> float:
+    """Largest difference of a distance to the 24 nearest of the example scan's points, beside a tree."""
+    points = observed().surface
+    true, _ = cKDTree(points).query(points, k=24)
+    with working_on(here.device):
+        found, _ = Neighbours(points).nearest(points, 24)
+    return float(np.abs(found - true).max())
 
 
 def surface_error(here: Checkpoint, there: Checkpoint, resolution: int) -> float:

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial import ConvexHull, QhullError, cKDTree
+from scipy.spatial import ConvexHull, QhullError
 
-from model.neighbours import nearest
+from model.neighbours import Neighbours
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -77,7 +77,7 @@ def outliers(points: Array) -> Mask:
     points = points[distinct]
     if len(points) <= SPACING_NEIGHBOURS:
         return np.zeros(len(which), dtype=bool)
-    distances, neighbours = nearest(cKDTree(points), points, SPACING_NEIGHBOURS + 1)
+    distances, neighbours = Neighbours(points).nearest(points, SPACING_NEIGHBOURS + 1)
     spacing = distances[:, 1:].mean(axis=1)
     locally = np.median(spacing[neighbours[:, 1:]], axis=1)
     stray = (spacing > STRAY_LOCALLY * locally) | (spacing > STRAY_ANYWHERE * np.median(spacing))
@@ -97,7 +97,7 @@ def _small_and_far(points: Array) -> Mask:
     away = []
     for label in order[~np.isin(order, labels[some][kept])]:
         one = labels[some] == label
-        gap = nearest(cKDTree(points[some][kept]), points[some][one])[0].min()
+        gap = Neighbours(points[some][kept]).nearest(points[some][one])[0].min()
         small = counts[label] < SMALL_CLUSTER * len(points) * gap / size
         if small and gap > max(FAR_CLUSTER * size, FAR_FOR_ITS_SIZE * _diagonal(points[some][one])):
             away.append(label)
@@ -119,8 +119,8 @@ def _clustered(points: Array) -> tuple[Indices, Indices]:
     """Points (K,) in whose graph the clusters are found, evenly spread, and the labels (N,) of all."""
     cell = thinning_cell(points, CLUSTERED_POINTS) or 1e-5 * _diagonal(points)  # no two the same
     some = thinned(points, cell)
-    tree = cKDTree(points[some])
-    distances, neighbours = nearest(tree, points[some], min(LINKS + 1, len(some)))
+    around = Neighbours(points[some])
+    distances, neighbours = around.nearest(points[some], min(LINKS + 1, len(some)))
     spacing = distances[:, min(4, distances.shape[1] - 1)]
     linked = distances <= LINK_SPACINGS * np.maximum(spacing[:, None], spacing[neighbours])
     ends = np.concatenate([[0], np.cumsum(linked.sum(axis=1))])
@@ -128,7 +128,7 @@ def _clustered(points: Array) -> tuple[Indices, Indices]:
     _, labels = connected_components(graph, directed=False)
     others = np.setdiff1d(np.arange(len(points)), some, assume_unique=True)
     of_all = np.empty(len(points), np.int64)
-    of_all[some], of_all[others] = labels, labels[nearest(tree, points[others])[1]]
+    of_all[some], of_all[others] = labels, labels[around.nearest(points[others])[1]]
     return some, of_all
 
 
@@ -188,10 +188,10 @@ def local_noise(points: Array, neighbours: int = 24) -> float:
     they are the fewer. After thinning to a half or third it still holds within about a third, upwards. Steps
     of a sensor that rounds its depths count as noise if neighbourhoods span several: if not, give more.
     """
-    tree = cKDTree(points)
+    cloud = Neighbours(points)
     picks = np.random.default_rng(0).permutation(len(points))[:NOISE_CENTRES]
     while True:
-        distances, around = nearest(tree, points[picks], min(neighbours, len(points)))
+        distances, around = cloud.nearest(points[picks], min(neighbours, len(points)))
         noise = _usual_deviation(points[around])
         if np.median(distances[:, -1]) >= NOISE_RADIUS * noise or 2 * neighbours > min(len(points), 800):
             return noise
@@ -263,7 +263,7 @@ def find_plane(points: Array, up: Array | None = None, seed: int = 0) -> Plane |
 def _tried_planes(points: Array, rng: np.random.Generator) -> tuple[Array, Array]:
     """Points (T, 3) and the normals (T, 3) of the surface around them."""
     picks = points[rng.permutation(len(points))[:PLANE_TRIES]]
-    _, neighbours = nearest(cKDTree(points), picks, min(30, len(points)))
+    _, neighbours = Neighbours(points).nearest(picks, min(30, len(points)))
     around = points[neighbours] - points[neighbours].mean(axis=1, keepdims=True)
     _, axes = np.linalg.eigh(np.einsum("tki,tkj->tij", around, around))
     return points[neighbours].mean(axis=1), axes[:, :, 0]
@@ -350,7 +350,7 @@ def _belonging(points: Array, labels: Indices, seed: int, parts: Indices, plane:
     ours = [seed]
     for label in parts[parts != seed]:
         one, body = points[labels == label], points[np.isin(labels, ours)]
-        near = nearest(cKDTree(body), one)[0].min() < JOINED_GAP * _diagonal(body)
+        near = Neighbours(body).nearest(one)[0].min() < JOINED_GAP * _diagonal(body)
         if near or _over(plane, one, body) > JOINED_FOOTPRINT:
             ours.append(label)
     return ours

@@ -10,7 +10,6 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from model.batch import Steps, aside, to_the_end
@@ -20,11 +19,11 @@ from model.field import Field
 from model.fitting import Effort, Fit, Fitter, Look
 from model.latent import FitSettings, placed
 from model.mesh import Mesh, components_of, deviation_colors, simplified
-from model.neighbours import nearest
+from model.neighbours import Neighbours
 from model.observation import Observation, RowWeights, UnusableScan, View, observe
 from model.placement import FREEDOM, Placements
 from model.report import CompletionReport, Finished, report_of
-from model.streams import own_stream
+from model.streams import working_on
 from model.surface import Extraction, NoSurface, extract_surface
 from model.uncertainty import Calibration, Posterior, laplace, vertex_deviation
 
@@ -191,7 +190,7 @@ class Completer:
         Raises CompletionError with the codes `unusable_scan`, `no_surface` and `invalid_option`.
         """
         clock, options = _Clock(on_step), MeshOptions(resolution, components, target_faces, color)
-        observation = yield from aside(_observed, views, up, remove_plane, seed)
+        observation = yield from aside(self._observed, views, up, remove_plane, seed)
         clock.report("observe", 1, 1)
 
         def look(code: Tensor, placements: Placements) -> None:
@@ -204,9 +203,20 @@ class Completer:
 
     complete = to_the_end(completing)
 
+    def _observed(
+        self, views: View | Sequence[View], up: str | ArrayLike, remove_plane: bool, seed: int
+    ) -> Observation:
+        try:
+            with working_on(self.checkpoint.device):
+                return observe(views, up=up, remove_plane=remove_plane, seed=seed)
+        except UnusableScan as error:
+            raise CompletionError("unusable_scan", str(error)) from error
+        except ValueError as error:
+            raise CompletionError("invalid_option", str(error)) from error
+
     def _finished(self, observation: Observation, fit: Fit, wanted: _Wanted, clock: _Clock) -> Completion:
         """From the fit on no step is needed any more: refine, mesh, report."""
-        with own_stream(self.checkpoint.device):
+        with working_on(self.checkpoint.device):
             return self._made(observation, fit, wanted, clock)
 
     def _made(self, observation: Observation, fit: Fit, wanted: _Wanted, clock: _Clock) -> Completion:
@@ -260,7 +270,7 @@ class Completer:
         """A coarse mesh of an (L,) code at one placement, in the scan's frame; None if it has no surface."""
         checkpoint = self.checkpoint
         try:
-            with own_stream(checkpoint.device):
+            with working_on(checkpoint.device):
                 mesh = extract_surface(checkpoint.field(code), PREVIEW_RESOLUTION, checkpoint.skin).mesh
         except NoSurface:
             return None
@@ -338,17 +348,6 @@ class Completer:
 def _no_look(code: Tensor, placements: Placements) -> None: ...
 
 
-def _observed(
-    views: View | Sequence[View], up: str | ArrayLike, remove_plane: bool, seed: int
-) -> Observation:
-    try:
-        return observe(views, up=up, remove_plane=remove_plane, seed=seed)
-    except UnusableScan as error:
-        raise CompletionError("unusable_scan", str(error)) from error
-    except ValueError as error:
-        raise CompletionError("invalid_option", str(error)) from error
-
-
 def _colored(mesh: Mesh, observation: Observation, eta: float, color: str) -> Mesh:
     """The mesh with colours: the scan's where it was observed, or those of its deviation."""
     if color == "uncertainty":
@@ -363,7 +362,7 @@ def _colored(mesh: Mesh, observation: Observation, eta: float, color: str) -> Me
 
 def _scan_colors(mesh: Mesh, seen: Array, colors: NDArray[np.uint8], reach: float) -> NDArray[np.uint8]:
     """RGBA (V, 4) of the seen points (K, 3) near each vertex, fading to grey where nothing was seen."""
-    distance, which = nearest(cKDTree(seen), mesh.vertices, 3)
+    distance, which = Neighbours(seen).nearest(mesh.vertices, 3)
     share = 1 / np.maximum(distance, 1e-3 * reach)
     blended = (share[..., None] * colors[which]).sum(axis=1) / share.sum(axis=1, keepdims=True)
     known = np.clip(2 - distance[:, :1] / (2 * reach), 0, 1)

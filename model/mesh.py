@@ -10,16 +10,14 @@ from typing import Any, Literal
 
 import igl
 import numpy as np
-import torch
 import trimesh
 from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 
 from model.frame import Similarity
-from model.neighbours import nearest
-from model.proximity import CPU, nearest_on_mesh
+from model.neighbours import Neighbours
+from model.proximity import nearest_on_mesh
 
 Format = Literal["glb", "ply", "obj", "stl"]
 FORMATS: tuple[Format, ...] = ("glb", "ply", "obj", "stl")
@@ -111,7 +109,7 @@ def components_of(mesh: Mesh, share: float, seen: NDArray[np.float64] | None = N
     labels, areas = _parted(mesh)
     large = areas >= share * areas.max()
     if seen is not None and np.count_nonzero(large) > 1:
-        _, vertices = nearest(cKDTree(mesh.vertices), seen)
+        _, vertices = Neighbours(mesh.vertices).nearest(seen)
         of_part = np.bincount(labels[vertices], minlength=len(areas))
         large &= (of_part >= SEEN_SHARE * len(seen)) | (areas == areas.max())
     kept = large[labels]
@@ -128,16 +126,14 @@ def simplified(mesh: Mesh, target_faces: int) -> Mesh:
     if len(mesh.faces) <= target_faces:
         return mesh
     vertices, faces, *_ = igl.qslim(mesh.vertices.astype(float), mesh.faces, target_faces)
-    _, old = nearest(cKDTree(mesh.vertices), vertices)
+    _, old = Neighbours(mesh.vertices).nearest(vertices)
     smaller = mesh.with_vertices_of(old, faces.astype(np.int32))
     return replace(smaller, vertices=vertices.astype(np.float32))
 
 
-def distances_to(
-    mesh: Mesh, points: NDArray[np.float64], device: torch.device = CPU
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def distances_to(mesh: Mesh, points: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Distances (N,) of (N, 3) points to the surface, and the vertices (N,) nearest to where they meet it."""
-    distance, hit, at = nearest_on_mesh(mesh.vertices.astype(float), mesh.faces, points, device)
+    distance, hit, at = nearest_on_mesh(mesh.vertices.astype(float), mesh.faces, points)
     corners = mesh.faces[hit]  # (N, 3)
     apart = np.linalg.norm(mesh.vertices[corners] - at[:, None], axis=2)
     return distance, corners[np.arange(len(corners)), apart.argmin(axis=1)].astype(np.int64)

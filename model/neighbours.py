@@ -1,16 +1,86 @@
-"""Nearest neighbours, found on as many cores as torch may use: what limits the one limits the other."""
+"""Nearest neighbours: by a tree on as many cores as torch may use, or by trying all on a GPU.
+
+Who asks need not know which: it follows from where the thread works (`model.streams`).
+"""
 
 from __future__ import annotations
+
+from functools import cached_property
+from math import sqrt
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
+from torch import Tensor
+
+from model.streams import device_here
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+PAIRS = 50_000_000
+"""Pairs of points that a GPU tries at a time."""
+
+MOST_PAIRS = 20_000_000_000
+"""Of more pairs a tree is the faster one: trying all grows with the square of a scan."""
 
 
-def nearest(
-    tree: cKDTree, points: ArrayLike, count: int = 1
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Distances and numbers of the tree's points nearest to (N, 3) points: (N, count), or (N,) of one."""
-    distances, numbers = tree.query(points, k=count, workers=torch.get_num_threads())
-    return np.asarray(distances), np.asarray(numbers)
+class Neighbours:
+    """Points (M, D) of which the nearest to others are looked for."""
+
+    def __init__(self, points: ArrayLike) -> None:
+        self.points = np.asarray(points, dtype=float)
+
+    def nearest(self, others: ArrayLike, count: int = 1) -> tuple[Array, Indices]:
+        """Distances and numbers of the `count` points nearest to each of (N, D) others, ascending.
+
+        Both (N, count), or (N,) of one. `count` is M at most.
+        """
+        others, device = np.asarray(others, dtype=float), device_here()
+        if device.type != "cuda" or len(others) * len(self.points) > MOST_PAIRS:
+            distances, numbers = self._tree.query(others, k=count, workers=torch.get_num_threads())
+            return np.asarray(distances), np.asarray(numbers)
+        points = torch.tensor(self.points, device=device)
+        found = nearest_by_trying(points, torch.tensor(others, device=device), count)
+        distances, numbers = (part.cpu().numpy() for part in found)
+        return (distances[:, 0], numbers[:, 0]) if count == 1 else (distances, numbers)
+
+    @cached_property
+    def _tree(self) -> cKDTree:
+        return cKDTree(self.points)
+
+
+def nearest_by_trying(points: Tensor, others: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Distances and numbers (N, count) of those of (M, D) points that are nearest to each of (N, D) others.
+
+    All in double precision. The points go into groups, whichever: the nearest `count` of all lie in the
+    `count` groups whose own nearest is nearest, and only there they are put in order.
+    """
+    middle = points.mean(dim=0)  # far from the origin squares would lose what tells neighbours apart
+    points, others = points - middle, others - middle
+    width = max(1, round(sqrt(len(points) / count)))
+    empty = -len(points) % width
+    lifted = torch.nn.functional.pad(
+        torch.cat([-2 * points, points.square().sum(dim=1, keepdim=True)], dim=1), (0, 0, 0, empty)
+    )
+    lifted[len(points) :, -1] = torch.inf
+    chunks = others.split(max(1, PAIRS // len(lifted)))
+    columns = zip(*(_nearest_to(points, lifted, chunk, width, count) for chunk in chunks), strict=True)
+    distances, numbers = (torch.cat(column) for column in columns)
+    return distances, numbers
+
+
+def _nearest_to(
+    points: Tensor, lifted: Tensor, others: Tensor, width: int, count: int
+) -> tuple[Tensor, Tensor]:
+    """The same for some of the others; `lifted` (M', D + 1) are (-2 p, |p|²) in groups of `width`."""
+    off = torch.nn.functional.pad(others, (0, 1), value=1.0) @ lifted.T  # |p - x|² - |x|²
+    off = off.view(len(others), len(lifted) // width, width)
+    groups = off.amin(dim=2).topk(min(count, off.shape[1]), largest=False).indices
+    near = off.gather(1, groups[:, :, None].expand(-1, -1, width)).flatten(1)
+    place = near.topk(count, largest=False).indices
+    numbers = groups.gather(1, place // width) * width + place % width
+    distances = (points[numbers] - others[:, None]).norm(dim=2)  # without what the products lost
+    distances, order = distances.sort(dim=1)
+    return distances, numbers.gather(1, order)

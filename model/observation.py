@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial import ConvexHull, Delaunay, QhullError, cKDTree
+from scipy.spatial import ConvexHull, Delaunay, QhullError
 
 from model import cleaning, ranges
 from model.frame import Similarity, upright
 from model.latent import BACKGROUND, FREE, INSIDE, OUTSIDE, SURFACE, Rows
-from model.neighbours import nearest
+from model.neighbours import Neighbours
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -269,12 +269,12 @@ def _estimated_normals(points: Array, noise: float) -> tuple[Array, Array]:
     Neighbourhoods are as wide as the noise asks for: within a few standard deviations of it everything
     is round. The noise's own variance is no sign of an edge.
     """
-    tree = cKDTree(points)
+    cloud = Neighbours(points)
     some = points[:: max(1, len(points) // 500)]
-    reach = float(np.median(nearest(tree, some, min(NEIGHBOURS, len(points)))[0][:, -1]))
+    reach = float(np.median(cloud.nearest(some, min(NEIGHBOURS, len(points)))[0][:, -1]))
     wider = (4.5 * noise / max(reach, 1e-12)) ** 2
     count = int(np.clip(NEIGHBOURS * wider, NEIGHBOURS, MOST_NEIGHBOURS))
-    _, neighbours = nearest(tree, points, min(count, len(points)))
+    _, neighbours = cloud.nearest(points, min(count, len(points)))
     around = points[neighbours]
     around -= around.mean(axis=1, keepdims=True)
     values, vectors = np.linalg.eigh(around.transpose(0, 2, 1) @ around / around.shape[1])
@@ -344,7 +344,7 @@ def _background_samples(directions: Array, surface: Array, eye: Array, rng: np.r
     Spread over whole rays, hardly any would lie where a shape that is too large sticks out.
     """
     directions = np.repeat(_unit(directions), 4, axis=0)
-    _, passed = nearest(cKDTree(_unit(surface - eye)), directions)
+    _, passed = Neighbours(_unit(surface - eye)).nearest(directions)
     ranges = np.linalg.norm(surface[passed] - eye, axis=1) + PASSING_SPREAD * rng.normal(size=len(passed))
     points = eye + directions * np.maximum(ranges, 0)[:, None]
     return np.asarray(points[np.linalg.norm(points, axis=1) < PASSING_REACH])

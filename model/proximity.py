@@ -1,4 +1,4 @@
-"""How far points are from a triangle mesh, exactly: by a tree of boxes on a CPU, by trying all on a GPU.
+"""How far points are from a triangle mesh, exactly: by a tree of boxes, or by trying all on a GPU.
 
 Building the tree takes longer than a GPU takes for everything, and holds Python's lock meanwhile. There,
 faces whose middle is too far off by more than their radius are passed over, and the few that remain are
@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.streams import device_here
+
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
@@ -22,13 +24,10 @@ PAIRS = 100_000_000
 SLACK = 2e-3
 """How wrong a distance by matrix products in single precision may be, as a share of the mesh's size."""
 
-CPU = torch.device("cpu")
 
-
-def nearest_on_mesh(
-    vertices: Array, faces: NDArray[np.int32], points: Array, device: torch.device = CPU
-) -> tuple[Array, Indices, Array]:
+def nearest_on_mesh(vertices: Array, faces: NDArray[np.int32], points: Array) -> tuple[Array, Indices, Array]:
     """Distances (N,) of (N, 3) points to a mesh, the faces (N,) nearest to them, and where on them (N, 3)."""
+    device = device_here()
     if device.type == "cpu":
         squared, face, at = igl.point_mesh_squared_distance(points, vertices, faces)
         return np.sqrt(squared), face.astype(np.int64), at

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from model.cleaning import deviation_from_quadrics
-from model.neighbours import nearest
+from model.neighbours import Neighbours
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -35,9 +34,9 @@ def range_noise(points: Array, eye: Array) -> float:
     """
     rays = points - eye
     ranges = np.linalg.norm(rays, axis=1)
-    tree = cKDTree(rays / ranges[:, None])
+    directions = Neighbours(rays / ranges[:, None])
     picks = np.random.default_rng(0).permutation(len(points))[:NOISE_CENTRES]
-    _, around = nearest(tree, tree.data[picks], min(NOISE_NEIGHBOURS, len(points)))
+    _, around = directions.nearest(directions.points[picks], min(NOISE_NEIGHBOURS, len(points)))
     x, y, inverse = _seen_along(rays[picks], ranges[picks], rays[around])
     return deviation_from_quadrics(x, y, inverse)
 
@@ -50,11 +49,11 @@ def smoothed(points: Array, picks: Indices, eye: Array, noise: float, target: fl
     """
     rays = points - eye
     ranges = np.linalg.norm(rays, axis=1)
-    tree = cKDTree(rays / ranges[:, None])
+    directions = Neighbours(rays / ranges[:, None])
     count = int(np.clip((LEFT * noise / target) ** 2, FEWEST, min(MOST, len(points))))
     inverse = []
     for part in np.array_split(picks, max(1, len(picks) // CHUNK)):
-        _, around = nearest(tree, tree.data[part], count)
+        _, around = directions.nearest(directions.points[part], count)
         inverse.append(_plane_at_centre(rays[part], ranges[part], rays[around], noise))
     moved = eye + rays[picks] / np.concatenate(inverse)[:, None]
     return moved, min(noise, LEFT * noise / np.sqrt(count))

@@ -311,5 +311,5 @@ def _distance_to_shape(field: Field, points: Tensor, skin: float) -> Tensor:
 def _seen_beside_mesh(done: Finished, eta: float) -> tuple[float, float]:
     """Share of observed points within η of the mesh, and their root mean squared distance; scan's unit."""
     seen = done.observation.in_scan()
-    distance, _ = distances_to(done.mesh, seen, done.checkpoint.device)
+    distance, _ = distances_to(done.mesh, seen)
     return float((distance < eta).mean()), float(np.sqrt((distance**2).mean()))

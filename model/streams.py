@@ -1,4 +1,4 @@
-"""A GPU's work of several threads side by side: in one stream the steps of some would queue behind others."""
+"""Where a thread works, and a GPU's work of several threads side by side: in one stream some would queue."""
 
 from __future__ import annotations
 
@@ -8,20 +8,38 @@ from contextlib import contextmanager
 
 import torch
 
+CPU = torch.device("cpu")
+
 
 class _Own(threading.local):
-    """The streams of one thread, by device: what a stream has freed is kept for it alone."""
+    """Of one thread: where it works, and its streams: what a stream has freed is kept for it alone."""
 
     def __init__(self) -> None:
+        self.device = CPU
         self.streams: dict[torch.device, torch.cuda.Stream] = {}
 
 
 _own = _Own()
 
 
+def device_here() -> torch.device:
+    """Where this thread works: what it computes without a device of its own choice is computed there."""
+    return _own.device
+
+
 @contextmanager
-def own_stream(device: torch.device) -> Iterator[None]:
-    """What this thread does on a GPU from here on, after what was asked for before; all done at the end."""
+def working_on(device: torch.device) -> Iterator[None]:
+    """This thread works on a device: on a GPU after what was asked of it before; at the end all is done."""
+    before, _own.device = _own.device, device
+    try:
+        with _stream(device):
+            yield
+    finally:
+        _own.device = before
+
+
+@contextmanager
+def _stream(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return

@@ -24,7 +24,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from model.consensus import likelihoods
@@ -33,7 +32,7 @@ from model.decoder import Decoder
 from model.field import at_a_time
 from model.fitting import Ends, Fit
 from model.latent import CodePrior, FitSettings, distances_at, placement_prior
-from model.neighbours import nearest
+from model.neighbours import Neighbours
 from model.placement import MOVE_SIZE, SCALE_STD, TRANSLATION_STD, Placements, gradient_by_move
 
 RIPPLE = 0.005
@@ -148,7 +147,7 @@ def vertex_deviation(
     if correction is not None:
         spread = spread * (correction.deviation(points) / correction.amplitude).square()
     deviation = (spread + noise**2 + RIPPLE**2).sqrt().cpu().numpy()
-    far, which = nearest(cKDTree(vertices[looked]), vertices, min(3, len(looked)))
+    far, which = Neighbours(vertices[looked]).nearest(vertices, min(3, len(looked)))
     weight = 1 / np.maximum(far.reshape(len(vertices), -1), 1e-6)
     told = (weight * deviation[which].reshape(weight.shape)).sum(axis=1) / weight.sum(axis=1)
     return np.asarray(told, dtype=np.float32)
