@@ -3,11 +3,12 @@
 Correct: the decoder, a step of Levenberg-Marquardt as it is replayed from its recording, the correction's
 kernel, nearest neighbours and the extracted surface, beside the same in float64 on the CPU. Time: the shipped
 example scan completed again and again, warm, with its turn given and with it unknown; by phase, and how often
-faster than the published recipe (Adam, 800 iterations on 8,000 samples, then a dense grid) with the same decoder on the
-same device. Throughput: several completions in one batch, as a worker has them, counted once the first has
-ended. Training: our step beside the published one (`benchmarks.training`), and which share of the device's
-matrix products it comes to; and the step recorded as a CUDA graph beside the same one launched kernel by
-kernel: how much faster, and whether it learns the same.
+faster than the published recipe (Adam, 800 iterations on 8,000 samples, then a dense grid) with the same
+decoder on the same device. Profile: where the time of one goes, as Python's profiler sees it: what waits for
+the device counts there. Throughput: several completions in one batch, as a worker has them, counted once the
+first has ended. Training: our step beside the published one (`benchmarks.training`), and which share of the
+device's matrix products it comes to; and the step recorded as a CUDA graph beside the same one launched
+kernel by kernel: how much faster, and whether it learns the same.
 
 Each time and each throughput is measured for --seconds at most: the whole shall end within five minutes on a
 GPU. Without one everything runs on the CPU, which shows that it works and no more; --quick keeps that short.
@@ -20,9 +21,11 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
+from cProfile import Profile
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
+from pstats import Stats
 from statistics import median
 from time import perf_counter
 
@@ -52,7 +55,10 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 ADAM_ROWS = (4800, 3200)
 """Rows of the surface and of empty space, 8,000 together: what the published recipe sees."""
 
-PARTS = ["correct", "time", "throughput", "training"]
+PARTS = ["correct", "time", "profile", "throughput", "training"]
+
+PROFILED = 40
+"""Functions of the model whose time is told, the longest; and a quarter as many of those that they call."""
 
 WARM_UP = 2
 """Completions that are not measured: they record what is replayed later."""
@@ -222,6 +228,20 @@ def published(completer: Completer, effort: Effort) -> float:
     return perf_counter() - start
 
 
+def profile(completer: Completer, effort: Effort) -> list[Figure]:
+    """Times in one completion, its turn given: of the model's functions with all they call, of others alone."""
+    profiler = Profile()
+    profiler.runcall(completer.complete, [example()], pose="canonical", resolution=effort.resolution)
+    ours, others = [], []
+    for (path, _, name), (_, _, own, whole, _) in Stats(profiler).stats.items():  # type: ignore[attr-defined]
+        if f"/model/{Path(path).name}" in path:
+            ours.append((whole, f"{Path(path).stem}.{name}"))
+        else:
+            others.append((own, f"{name}, alone"))
+    longest = sorted(ours)[: -PROFILED - 1 : -1] + sorted(others)[: -PROFILED // 4 - 1 : -1]
+    return [Figure(f"profile, {name}", 1000 * seconds, "ms") for seconds, name in longest]
+
+
 def throughput(completer: Completer, effort: Effort) -> list[Figure]:
     """Completions a second, so many in flight all the time."""
     return [
@@ -377,6 +397,8 @@ def main(arguments: Iterable[str] | None = None) -> int:
         times = plain / seconds
         figures += [*given, *free, Figure("published recipe", 1000 * plain, "ms")]
         figures += [Figure("published recipe / ours", times, "x")]
+    if "profile" in options.parts:
+        figures += profile(completer, effort)
     if "throughput" in options.parts:
         figures += throughput(completer, effort)
     if "training" in options.parts:
