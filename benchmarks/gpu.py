@@ -229,7 +229,7 @@ def published(completer: Completer, effort: Effort) -> float:
 
 
 def profile(completer: Completer, effort: Effort) -> list[Figure]:
-    """Times in one completion, its turn given: of the model's functions with all they call, of others alone."""
+    """Times in one completion, its turn given: of our functions with all they call, of others alone."""
     profiler = Profile()
     profiler.runcall(completer.complete, [example()], pose="canonical", resolution=effort.resolution)
     ours, others = [], []

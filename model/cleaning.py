@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import ConvexHull, QhullError
 
-from model.neighbours import Neighbours
+from model.neighbours import Neighbours, least_axes
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -264,9 +264,7 @@ def _tried_planes(points: Array, rng: np.random.Generator) -> tuple[Array, Array
     """Points (T, 3) and the normals (T, 3) of the surface around them."""
     picks = points[rng.permutation(len(points))[:PLANE_TRIES]]
     _, neighbours = Neighbours(points).nearest(picks, min(30, len(points)))
-    around = points[neighbours] - points[neighbours].mean(axis=1, keepdims=True)
-    _, axes = np.linalg.eigh(np.einsum("tki,tkj->tij", around, around))
-    return points[neighbours].mean(axis=1), axes[:, :, 0]
+    return points[neighbours].mean(axis=1), least_axes(points, neighbours)[0]
 
 
 def _fitted(points: Array, held: Mask, tolerance: float, up: Array | None) -> Plane:

@@ -1,6 +1,7 @@
 """Nearest neighbours: by a tree on as many cores as torch may use, or by trying all on a GPU.
 
-Who asks need not know which: it follows from where the thread works (`model.streams`).
+Who asks need not know which: it follows from where the thread works (`model.streams`). And along which
+axis they vary least.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ Indices = NDArray[np.int64]
 
 PAIRS = 50_000_000
 """Pairs of points that a GPU tries at a time."""
+
+ALIKE = 1e-4
+"""Eigenvalues that differ by less than about the root of this share of them are left to LAPACK."""
 
 MOST_PAIRS = 20_000_000_000
 """Of more pairs a tree is the faster one: trying all grows with the square of a scan."""
@@ -84,3 +88,53 @@ def _nearest_to(
     distances = (points[numbers] - others[:, None]).norm(dim=2)  # without what the products lost
     distances, order = distances.sort(dim=1)
     return distances, numbers.gather(1, order)
+
+
+def least_axes(points: Array, numbers: Indices) -> tuple[Array, Array, Array]:
+    """Along which axis (B, 3) those of (N, 3) points vary least that (B, K) numbers name, and how much.
+
+    Returns unit axes, variances (B,) along them and the sums (B,) of the variances along all three.
+    """
+    covariance = _covariance(points, numbers)
+    least, axes = _least_eigenvectors(covariance)
+    return axes, least, np.trace(covariance, axis1=1, axis2=2)
+
+
+def _covariance(points: Array, numbers: Indices) -> Array:
+    """(B, 3, 3), of the points that (B, K) numbers name."""
+    around = points.T[:, numbers]
+    around -= around.mean(axis=2, keepdims=True)
+    covariance = np.empty((len(numbers), 3, 3))
+    for i in range(3):
+        for j in range(i, 3):
+            product = np.einsum("bk,bk->b", around[i], around[j])
+            covariance[:, i, j] = covariance[:, j, i] = product / numbers.shape[1]
+    return covariance
+
+
+def _least_eigenvectors(matrices: Array) -> tuple[Array, Array]:
+    """The least eigenvalue (B,) of symmetric matrices (B, 3, 3), by Smith's formula (1961), and its vector.
+
+    What is left of a matrix without it has two rows across the vector. Where the rows are nearly in one
+    line, two eigenvalues are nearly the same.
+    """
+    middle = np.trace(matrices, axis1=1, axis2=2) / 3
+    off = matrices - middle[:, None, None] * np.eye(3)
+    size = np.sqrt(np.einsum("bij,bij->b", off, off) / 6)
+    off /= np.maximum(size, 1e-300)[:, None, None]
+    angle = np.arccos(np.clip(_determinant(off) / 2, -1, 1)) / 3
+    least = 2 * np.cos(angle + 2 * np.pi / 3)
+    rows = off - least[:, None, None] * np.eye(3)
+    across = np.cross(rows, np.roll(rows, -1, axis=1))
+    lengths = np.linalg.norm(across, axis=2)
+    best = np.arange(len(rows)), lengths.argmax(axis=1)
+    values, vectors = middle + size * least, across[best] / np.maximum(lengths[best], 1e-300)[:, None]
+    alike = np.flatnonzero(lengths[best] < ALIKE)
+    exact, axes = np.linalg.eigh(matrices[alike])
+    values[alike], vectors[alike] = exact[:, 0], axes[:, :, 0]
+    return values, vectors
+
+
+def _determinant(matrices: Array) -> Array:
+    """(B,) of (B, 3, 3)."""
+    return np.asarray(np.einsum("bi,bi->b", matrices[:, 0], np.cross(matrices[:, 1], matrices[:, 2])))

@@ -17,7 +17,7 @@ from scipy.spatial import ConvexHull, Delaunay, QhullError
 from model import cleaning, ranges
 from model.frame import Similarity, upright
 from model.latent import BACKGROUND, FREE, INSIDE, OUTSIDE, SURFACE, Rows
-from model.neighbours import Neighbours
+from model.neighbours import Neighbours, least_axes
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -275,11 +275,8 @@ def _estimated_normals(points: Array, noise: float) -> tuple[Array, Array]:
     wider = (4.5 * noise / max(reach, 1e-12)) ** 2
     count = int(np.clip(NEIGHBOURS * wider, NEIGHBOURS, MOST_NEIGHBOURS))
     _, neighbours = cloud.nearest(points, min(count, len(points)))
-    around = points[neighbours]
-    around -= around.mean(axis=1, keepdims=True)
-    values, vectors = np.linalg.eigh(around.transpose(0, 2, 1) @ around / around.shape[1])
-    flatness = np.maximum(values[:, 0] - noise**2, 0) / np.maximum(values.sum(axis=1), 1e-24)
-    return vectors[:, :, 0], flatness
+    normals, least, whole = least_axes(points, neighbours)
+    return normals, np.maximum(least - noise**2, 0) / np.maximum(whole, 1e-24)
 
 
 def _empty_space(

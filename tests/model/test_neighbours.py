@@ -8,7 +8,7 @@ import torch
 from scipy.spatial import cKDTree
 
 from model import neighbours
-from model.neighbours import Neighbours, nearest_by_trying
+from model.neighbours import Neighbours, least_axes, nearest_by_trying
 from model.streams import device_here, working_on
 
 AWAY = np.array([4e5, -3e6, 100.0])
@@ -63,3 +63,16 @@ def test_a_thread_works_where_it_says_until_it_is_done() -> None:
         assert device_here() == other
         _ = 1 / 0
     assert device_here() == here == torch.device("cpu")
+
+
+@pytest.mark.parametrize("spread", [(3, 2, 1), (1, 1, 1e-3), (1, 1, 0), (1, 1e-6, 0), (1, 0, 0), (0, 0, 0)])
+def test_points_vary_least_along_the_last_axis_of_lapack(spread: tuple[float, float, float]) -> None:
+    rng = np.random.default_rng(0)
+    turns = np.linalg.qr(rng.normal(size=(50, 3, 3)))[0]
+    patches = rng.normal(size=(50, 24, 3)) * spread @ turns
+    axes, least, whole = least_axes(patches.reshape(-1, 3), np.arange(1200).reshape(50, 24))
+    covariance = np.stack([np.cov(patch.T, bias=True) for patch in patches])
+    assert np.allclose(least, np.linalg.eigvalsh(covariance)[:, 0], atol=1e-14)
+    assert np.allclose(whole, patches.var(axis=1).sum(axis=1))
+    assert np.allclose(np.linalg.norm(axes, axis=1), 1)
+    assert np.allclose(np.einsum("bij,bj->bi", covariance, axes), least[:, None] * axes, atol=1e-12)
