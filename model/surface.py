@@ -25,10 +25,10 @@ from itertools import combinations, product
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from skimage.measure import marching_cubes
 from torch import Tensor
 
 from model.field import Field, at_a_time
+from model.marching import marched
 from model.mesh import Mesh
 
 OnChunk = Callable[[], None]
@@ -47,10 +47,6 @@ many more will be bounded by it. No sign depends on this, only the number of eva
 
 CERTAIN = 1e-3
 """The share of a cell by which a bound must exceed zero, and be more than rounding."""
-
-NEAREST, FARTHEST = 1e-3, 8.0
-"""Cells to which |f| is clipped for marching cubes: a zero would make triangles without area, and a vertex
-on the border of a slab is known by the edge that it lies on."""
 
 SLAB_VALUES = (4_000_000, 40_000_000)
 CHUNK = (16_384, 524_288)
@@ -180,8 +176,8 @@ class _Slab:
         return _Slab(self.values[-1:].clone(), self.exact[-1:].clone(), self.start + self.values.shape[0] - 1)
 
     def points(self, corners: Tensor) -> Tensor:
-        """Where the (N, 3) corners of this slab lie, canonical frame."""
-        exact = corners.double()
+        """Where (N, 3) corners of this slab, or points between them, lie: canonical frame."""
+        exact = corners.to(torch.float64, copy=True)
         exact[:, 0] += self.start
         return exact.mul_(self.cell).sub_(HALF_WIDTH).float()
 
@@ -331,73 +327,18 @@ def _crossed(inside: Tensor) -> Tensor:
 
 def _stitched(slabs: Iterator[tuple[_Slab, Tensor]]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Vertices (V, 3) and faces (F, 3) of all slabs, each vertex on a plane between two of them once."""
-    vertices: list[NDArray[np.float32]] = []
-    faces: list[NDArray[np.int32]] = []
-    count, seam = 0, _Seam.empty()
+    places, vertices, faces, count = [], [], [], 0
     for slab, crossed in slabs:
-        found, triangles = _marched(slab, crossed)
-        old = seam.find(found)
-        number = np.cumsum(old < 0, dtype=np.int32) + np.int32(count - 1)
-        number = np.where(old < 0, number, old).astype(np.int32)
-        vertices.append(((found[old < 0] + [slab.start, 0, 0]) * slab.cell - HALF_WIDTH).astype(np.float32))
-        faces.append(number[triangles])
-        count += len(vertices[-1])
-        seam = _Seam.of(found, number, plane=len(slab.values) - 1)
+        piece = marched(slab.values, crossed, slab.cell)
+        places.append(piece.places + 4 * slab.start * slab.values[0].numel())
+        vertices.append(slab.points(piece.vertices))
+        faces.append(piece.faces + count)
+        count += len(piece.places)
     if count == 0:
         raise NoSurface("the field is positive everywhere: nothing to mesh")
-    return np.concatenate(vertices), np.concatenate(faces)
-
-
-def _marched(slab: _Slab, crossed: Tensor) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Vertices (V, 3) in cells from the slab's first corner, and faces, by marching cubes."""
-    cells = crossed.nonzero()
-    if not len(cells):
-        return np.empty((0, 3), np.float32), np.empty((0, 3), np.int32)
-    low, high = torch.stack([cells.amin(dim=0), cells.amax(dim=0) + 1]).tolist()
-    box = tuple(slice(*ends) for ends in zip(low, high, strict=True))
-    corners = slab.values[tuple(slice(first, last + 1) for first, last in zip(low, high, strict=True))]
-    size = (corners / slab.cell).abs_().clamp_(NEAREST, FARTHEST)
-    volume = torch.where(corners < 0, -size, size)
-    mask = torch.nn.functional.pad(crossed[box], (1, 0) * 3)  # it looks for a cell's mark at its far corner
-    vertices, faces, _, _ = marching_cubes(
-        volume.cpu().numpy(), level=0.0, gradient_direction="descent", mask=mask.cpu().numpy()
-    )
-    return (vertices + low).astype(np.float32), faces.astype(np.int32)
-
-
-@dataclass(frozen=True)
-class _Seam:
-    """The vertices on the last plane of a slab, by the edges of the grid that they lie on."""
-
-    edges: NDArray[np.int64]  # (S,) sorted
-    numbers: NDArray[np.int32]  # (S,) of the vertices in the whole mesh
-
-    @classmethod
-    def empty(cls) -> _Seam:
-        """No vertices."""
-        return cls(np.empty(0, np.int64), np.empty(0, np.int32))
-
-    @classmethod
-    def of(cls, vertices: NDArray[np.float32], numbers: NDArray[np.int32], plane: int) -> _Seam:
-        """Those of a slab's (V, 3) vertices that lie on a plane."""
-        on = vertices[:, 0] == plane
-        edges = _edges(vertices[on])
-        order = np.argsort(edges)
-        return cls(edges[order], numbers[on][order])
-
-    def find(self, vertices: NDArray[np.float32]) -> NDArray[np.int32]:
-        """The number of each vertex of the next slab, -1 for those that are not on the plane."""
-        numbers = np.full(len(vertices), -1, np.int32)
-        on = vertices[:, 0] == 0
-        if on.any():
-            numbers[on] = self.numbers[np.searchsorted(self.edges, _edges(vertices[on]))]
-        return numbers
-
-
-def _edges(vertices: NDArray[np.float32]) -> NDArray[np.int64]:
-    """A number for the edge of the grid that each vertex lies on, all of them in one plane."""
-    twice = (np.floor(vertices[:, 1:]) + np.ceil(vertices[:, 1:])).astype(np.int64)  # odd between corners
-    return twice[:, 0] << 32 | twice[:, 1]
+    whole, number = torch.unique(torch.cat(places), return_inverse=True)
+    found = vertices[0].new_empty((len(whole), 3)).index_copy_(0, number, torch.cat(vertices))
+    return found.cpu().numpy(), number[torch.cat(faces)].int().cpu().numpy()
 
 
 def _without_skin(
