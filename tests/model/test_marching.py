@@ -46,7 +46,7 @@ def assert_as_scikit_image(values: Tensor) -> Piece:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_of_noise_every_case_comes_out_the_same(seed: int) -> None:
-    """A grid of noise has all signs of corners, and all ways of a surface through those that leave it open."""
+    """A grid of noise has all signs of corners, and all ways of a surface through what they leave open."""
     assert_as_scikit_image(torch.randn(23, 17, 31, generator=torch.Generator().manual_seed(seed)))
 
 
