@@ -1,7 +1,7 @@
 """What a GPU makes of it: is it right there, how long does a completion take, how many can there be a second.
 
 Correct: the decoder, a step of Levenberg-Marquardt as it is replayed from its recording, the correction's
-kernel, nearest neighbours and the extracted surface, beside the same in float64 on the CPU. Time: the shipped
+kernel, neighbours, distances and the extracted surface, beside the same in float64 on the CPU. Time: the shipped
 example scan completed again and again, warm, with its turn given and with it unknown; by phase, and how often
 faster than the published recipe (Adam, 800 iterations on 8,000 samples, then a dense grid) with the same
 decoder on the same device. Profile: where the time of one goes, as Python's profiler sees it: what waits for
@@ -46,6 +46,7 @@ from model.latent import Adam, CodePrior, LevenbergMarquardt, Problems, Rows
 from model.neighbours import Neighbours
 from model.observation import Observation, View, observe
 from model.placement import Placements
+from model.proximity import nearest_on_mesh
 from model.streams import working_on
 from model.surface import extract_surface, zero_level
 from model.training.compute import has_bfloat16
@@ -123,6 +124,7 @@ def correctness(here: Completer, folder: Path, resolution: int) -> list[Figure]:
             "of the largest",
         ),
         Figure("distances to neighbours, largest error", neighbour_error(here.checkpoint), "radii"),
+        Figure("distances to a mesh, largest error", distance_error(here.checkpoint, plain), "radii"),
         Figure("surface, largest distance", surface_error(here.checkpoint, plain, resolution), "cells"),
     ]
 
@@ -186,6 +188,15 @@ def neighbour_error(here: Checkpoint) -> float:
     true, _ = cKDTree(points).query(points, k=24)
     with working_on(here.device):
         found, _ = Neighbours(points).nearest(points, 24)
+    return float(np.abs(found - true).max())
+
+
+def distance_error(here: Checkpoint, there: Checkpoint) -> float:
+    """Largest difference of a distance from the example scan's points to a mesh, beside a tree of boxes."""
+    points, mesh = observed().surface, zero_level(there.field(there.codes[0]), 64)
+    true, _, _ = nearest_on_mesh(mesh.vertices.astype(float), mesh.faces, points)
+    with working_on(here.device):
+        found, _, _ = nearest_on_mesh(mesh.vertices.astype(float), mesh.faces, points)
     return float(np.abs(found - true).max())
 
 

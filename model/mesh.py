@@ -83,11 +83,13 @@ def to_trimesh(mesh: Mesh) -> trimesh.Trimesh:
 
 
 def _parted(mesh: Mesh) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """To which connected part each vertex (V,) belongs, and twice the area of each part."""
+    """To which connected part each vertex (V,) belongs, and how the areas of the parts compare."""
     count = len(mesh.vertices)
-    ends = mesh.faces[:, [0, 1, 2]].ravel(), mesh.faces[:, [1, 2, 0]].ravel()
+    ends = mesh.faces[:, :2].T.ravel(), mesh.faces[:, 1:].T.ravel()  # two edges hold a face together
     links = coo_matrix((np.ones(len(ends[0]), bool), ends), shape=(count, count))
-    _, labels = connected_components(links, directed=False)
+    parts, labels = connected_components(links, directed=False)
+    if parts == 1:
+        return labels, np.ones(1)
     corners = mesh.vertices[mesh.faces].astype(float)
     cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     areas = np.bincount(labels[mesh.faces[:, 0]], weights=np.linalg.norm(cross, axis=1))
@@ -112,6 +114,8 @@ def components_of(mesh: Mesh, share: float, seen: NDArray[np.float64] | None = N
         _, vertices = Neighbours(mesh.vertices).nearest(seen)
         of_part = np.bincount(labels[vertices], minlength=len(areas))
         large &= (of_part >= SEEN_SHARE * len(seen)) | (areas == areas.max())
+    if large.all():
+        return mesh
     kept = large[labels]
     number = np.cumsum(kept) - 1
     faces = number[mesh.faces[kept[mesh.faces[:, 0]]]].astype(np.int32)
