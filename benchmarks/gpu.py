@@ -1,13 +1,13 @@
 """What a GPU makes of it: is it right there, how long does a completion take, how many can there be a second.
 
 Correct: the decoder, a step of Levenberg-Marquardt as it is replayed from its recording, the correction's
-kernel, neighbours, distances and the extracted surface, beside the same in float64 on the CPU. Time: the shipped
-example scan completed again and again, warm, with its turn given and with it unknown; by phase, and how often
-faster than the published recipe (Adam, 800 iterations on 8,000 samples, then a dense grid) with the same
-decoder on the same device. Profile: where the time of one goes, as Python's profiler sees it: what waits for
-the device counts there. Throughput: several completions in one batch, as a worker has them, counted once the
-first has ended. Training: our step beside the published one (`benchmarks.training`), and which share of the
-device's matrix products it comes to; and the step recorded as a CUDA graph beside the same one launched
+kernel, neighbours, distances and the extracted surface, beside the same in float64 on the CPU. Time: the
+shipped example scan completed again and again, warm, with its turn given and with it unknown; by phase, and
+how often faster than the published recipe (Adam, 800 iterations on 8,000 samples, then a dense grid) with the
+same decoder on the same device. Profile: where the time of one goes, as Python's profiler sees it: what waits
+for the device counts there. Throughput: several completions in one batch, as a worker has them, counted once
+the first has ended. Training: our step beside the published one (`benchmarks.training`), and which share of
+the device's matrix products it comes to; and the step recorded as a CUDA graph beside the same one launched
 kernel by kernel: how much faster, and whether it learns the same.
 
 Each time and each throughput is measured for --seconds at most: the whole shall end within five minutes on a
