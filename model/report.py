@@ -13,7 +13,6 @@ from torch import Tensor
 from model.checkpoint import Checkpoint
 from model.codes import NearShape, nearest_shapes
 from model.correction import Shape
-from model.field import Field
 from model.fitting import Candidate, Fit
 from model.frame import Similarity
 from model.latent import KINDS, SURFACE, residuals
@@ -143,9 +142,8 @@ def report_of(done: Finished) -> CompletionReport:
     near = nearest_shapes(checkpoint, fit.best.code)
     code_distance = float(checkpoint.prior.distance(fit.best.code.unsqueeze(0))[0])
     hypotheses = [_hypothesis(one, fit.best, from_scan) for one in fit.runners_up]
+    others = [one for one, elsewhere in zip(hypotheses, _elsewhere(done), strict=True) if elsewhere]
     category = checkpoint.card.get("category", "shape")
-    pairs = zip(hypotheses, fit.runners_up, strict=True)
-    others = [hypothesis for hypothesis, one in pairs if _lies_elsewhere(done, one)]
     parts = parts_of(done.mesh)
     grade, verdict = judge(category, far, within, code_distance, parts, fit.best, others)
     deviation = done.mesh.deviation
@@ -250,15 +248,19 @@ def _hypothesis(one: Candidate, best: Candidate, from_scan: Similarity) -> Hypot
     return Hypothesis(matrix, one.objective, one.residual / from_scan.scale, float(turned))
 
 
-def _lies_elsewhere(done: Finished, one: Candidate) -> bool:
-    """Whether a hypothesis' surface is another than the winner's: farther from it than η on average."""
-    best = done.fit.best
+def _elsewhere(done: Finished) -> list[bool]:
+    """Whether each runner-up's surface is another than the winner's: farther from it than η on average."""
+    best, others = done.fit.best, done.fit.runners_up
+    if not others:
+        return []
     to_canonical = best.placement.after(done.observation.from_scan)
     vertices = to_canonical.apply(done.mesh.vertices[:: max(1, len(done.mesh.vertices) // COMPARED)])
-    there = one.placement.after(best.placement.inverse()).apply(vertices)
-    field = done.checkpoint.field(one.code)
-    points = torch.from_numpy(there).float().to(field.device)
-    return float(_distance_to_shape(field, points, done.checkpoint.skin).mean()) > done.eta
+    there = np.stack([one.placement.after(best.placement.inverse()).apply(vertices) for one in others])
+    codes = torch.stack([one.code for one in others])
+    points = torch.from_numpy(there).float().to(codes.device)
+    value, gradient = done.checkpoint.decoder.distance_and_normals(codes, points)
+    off = _distance_to_shape(value, gradient, done.checkpoint.skin).mean(dim=1)
+    return (off > done.eta).tolist()
 
 
 def _placement_deviation(posterior: Posterior, scale: float) -> dict[str, float]:
@@ -293,18 +295,17 @@ def _statistics(done: Finished, scale: float) -> dict[str, ResidualStatistics]:
 def _far_from_code(done: Finished) -> float:
     """Share of observed points farther than 3η from the shape of the code alone."""
     points = done.shape.points[done.shape.rows.kind[0] == SURFACE]
-    off = _distance_to_shape(done.shape.decoded, points, done.checkpoint.skin)
+    off = _distance_to_shape(*done.shape.decoded.distance_and_gradient(points), done.checkpoint.skin)
     return float((off > 3 * done.eta).float().mean())
 
 
-def _distance_to_shape(field: Field, points: Tensor, skin: float) -> Tensor:
-    """Distances (N,) of (N, 3) points to the surface, to first order.
+def _distance_to_shape(value: Tensor, gradient: Tensor, skin: float) -> Tensor:
+    """Distances (…) to the surface, to first order, where a field has these values (…) and gradients (…, 3).
 
-    The field alone says too little: it stops growing at the clamping distance, and that of a strange code
+    The value alone says too little: it stops growing at the clamping distance, and that of a strange code
     is flat everywhere.
     """
-    value, gradient = field.distance_and_gradient(points)
-    distance: Tensor = (value + skin).abs() / gradient.norm(dim=1).clamp(min=FLATTEST)
+    distance: Tensor = (value + skin).abs() / gradient.norm(dim=-1).clamp(min=FLATTEST)
     return distance
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations, product
 
 import numpy as np
@@ -233,36 +234,46 @@ def _halved(sampler: _Sampler, coarse: _Slab, before: _Slab | None, least: float
     if before is not None:
         slab.values[:1], slab.exact[:1], unknown[0] = before.values, before.exact, False
     for count in (1, 2, 3):
-        for odd in combinations(range(3), count):
-            _fill(sampler, slab, unknown, odd, least)
+        _fill(sampler, slab, unknown, count, least)
     return slab
 
 
-def _fill(sampler: _Sampler, slab: _Slab, unknown: Tensor, odd: Sequence[int], least: float) -> None:
-    """Bound or evaluate the unknown corners whose index is odd along just these axes.
+def _fill(sampler: _Sampler, slab: _Slab, unknown: Tensor, count: int, least: float) -> None:
+    """Bound or evaluate the unknown corners of which so many indices are odd.
 
-    Their neighbours along these axes have fewer odd indices: they are known.
+    Their neighbours along the axes of these have fewer: they are known.
     """
+    parts = [_bounded(sampler, slab, unknown, odd) for odd in combinations(range(3), count)]
+    corners, bound, values = (torch.cat(column) for column in zip(*parts, strict=True))
+    place = slab.places(corners)
+    open_ = (~(bound > least)).nonzero().squeeze(1)
+    values[open_] = sampler.distance(slab.points(corners[open_]))
+    slab.values.view(-1)[place] = values
+    slab.exact.view(-1)[place[open_]] = True
+
+
+def _bounded(
+    sampler: _Sampler, slab: _Slab, unknown: Tensor, odd: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The unknown corners (N, 3) with odd indices along just these axes; bounds (N,), these with signs."""
     first = [1 if axis in odd else 0 for axis in range(3)]
     corners = 2 * unknown[tuple(slice(i, None, 2) for i in first)].nonzero()
     for axis in odd:
         corners[:, axis] += 1
     flat, place = slab.values.view(-1), slab.places(corners)
-    steps = torch.tensor(_half_of_the_steps(odd), device=flat.device)
-    move, distance = slab.places(steps)[:, None], slab.cell * steps.float().norm(dim=1, keepdim=True)
+    steps, lengths = _half_of_the_steps(odd, flat.device)
+    move = slab.places(steps)[:, None]
     a = flat[place - move]  # (S, N)
-    bound, best = sampler.bound(a, flat[place + move], distance).max(dim=0)
-    values = bound.clamp(min=0).copysign(a.gather(0, best[None])[0])
-    open_ = (~(bound > least)).nonzero().squeeze(1)
-    values[open_] = sampler.distance(slab.points(corners[open_]))
-    flat[place] = values
-    slab.exact.view(-1)[place[open_]] = True
+    bound, best = sampler.bound(a, flat[place + move], slab.cell * lengths).max(dim=0)
+    return corners, bound, bound.clamp(min=0).copysign(a.gather(0, best[None])[0])
 
 
-def _half_of_the_steps(odd: Sequence[int]) -> list[tuple[int, ...]]:
-    """The steps to a corner's neighbours along some of the axes: one of each two opposite ones."""
-    steps = product(*((-1, 0, 1) if axis in odd else (0,) for axis in range(3)))
-    return [step for step in steps if step > (0, 0, 0)]
+@cache
+def _half_of_the_steps(odd: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Steps (S, 3) to a corner's neighbours along axes, one of each two opposite ones, and lengths (S, 1)."""
+    every = product(*((-1, 0, 1) if axis in odd else (0,) for axis in range(3)))
+    steps = torch.tensor([step for step in every if step > (0, 0, 0)])
+    return steps.to(device), steps.float().norm(dim=1, keepdim=True).to(device)
 
 
 def _bound_in_cells(values: Tensor) -> Tensor:
