@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -43,12 +43,20 @@ class Recording:
     def replay(self, argument: Any) -> Any:
         """What the function makes of an argument."""
         given = list(leaves(argument))
-        for own, new, before in zip(leaves(self._argument), given, self._given, strict=True):
-            if new is not before:
-                own.copy_(new)
+        both = zip(leaves(self._argument), given, self._given, strict=True)
+        _copy([(own, new) for own, new, before in both if new is not before])
         self._given = [*given]
         self._graph.replay()
-        return mapped(torch.clone, self._result)  # the next replay, of any recording, writes over it
+        copies = mapped(torch.empty_like, self._result)  # the next replay, of any recording, writes over it
+        _copy(list(zip(leaves(copies), leaves(self._result), strict=True)))
+        return copies
+
+
+def _copy(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Write the second of each pair into the first: one launch for all of a kind."""
+    for kind in {into.dtype for into, _ in pairs}:
+        into, parts = zip(*(pair for pair in pairs if pair[0].dtype == kind), strict=True)
+        torch._foreach_copy_(into, parts)
 
 
 class Recorder:

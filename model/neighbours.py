@@ -7,7 +7,7 @@ axis they vary least.
 from __future__ import annotations
 
 from functools import cached_property
-from math import sqrt
+from math import pi, sqrt
 
 import numpy as np
 import torch
@@ -95,46 +95,35 @@ def least_axes(points: Array, numbers: Indices) -> tuple[Array, Array, Array]:
 
     Returns unit axes, variances (B,) along them and the sums (B,) of the variances along all three.
     """
-    covariance = _covariance(points, numbers)
-    least, axes = _least_eigenvectors(covariance)
-    return axes, least, np.trace(covariance, axis1=1, axis2=2)
+    device = device_here()
+    around = torch.tensor(points.T, device=device)[:, torch.tensor(numbers, device=device)]  # (3, B, K)
+    around -= around.mean(dim=2, keepdim=True)
+    xx, xy, xz, yy, yz, zz = ((around[i] * around[j]).mean(dim=1) for i in range(3) for j in range(i, 3))
+    covariance = torch.stack([xx, xy, xz, xy, yy, yz, xz, yz, zz], dim=1).view(-1, 3, 3)
+    axes, least = _least_eigenvectors(covariance)
+    return axes.cpu().numpy(), least.cpu().numpy(), (xx + yy + zz).cpu().numpy()
 
 
-def _covariance(points: Array, numbers: Indices) -> Array:
-    """(B, 3, 3), of the points that (B, K) numbers name."""
-    around = points.T[:, numbers]
-    around -= around.mean(axis=2, keepdims=True)
-    covariance = np.empty((len(numbers), 3, 3))
-    for i in range(3):
-        for j in range(i, 3):
-            product = np.einsum("bk,bk->b", around[i], around[j])
-            covariance[:, i, j] = covariance[:, j, i] = product / numbers.shape[1]
-    return covariance
+def _least_eigenvectors(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """To the least eigenvalue of symmetric matrices (B, 3, 3) the vector (B, 3), and itself (B,).
 
-
-def _least_eigenvectors(matrices: Array) -> tuple[Array, Array]:
-    """The least eigenvalue (B,) of symmetric matrices (B, 3, 3), by Smith's formula (1961), and its vector.
-
-    What is left of a matrix without it has two rows across the vector. Where the rows are nearly in one
-    line, two eigenvalues are nearly the same.
+    The value is by Smith's formula (1961). What is left of a matrix without it has two rows across the
+    vector. Where all rows are nearly in one line, two eigenvalues are nearly the same.
     """
-    middle = np.trace(matrices, axis1=1, axis2=2) / 3
-    off = matrices - middle[:, None, None] * np.eye(3)
-    size = np.sqrt(np.einsum("bij,bij->b", off, off) / 6)
-    off /= np.maximum(size, 1e-300)[:, None, None]
-    angle = np.arccos(np.clip(_determinant(off) / 2, -1, 1)) / 3
-    least = 2 * np.cos(angle + 2 * np.pi / 3)
-    rows = off - least[:, None, None] * np.eye(3)
-    across = np.cross(rows, np.roll(rows, -1, axis=1))
-    lengths = np.linalg.norm(across, axis=2)
-    best = np.arange(len(rows)), lengths.argmax(axis=1)
-    values, vectors = middle + size * least, across[best] / np.maximum(lengths[best], 1e-300)[:, None]
-    alike = np.flatnonzero(lengths[best] < ALIKE)
-    exact, axes = np.linalg.eigh(matrices[alike])
-    values[alike], vectors[alike] = exact[:, 0], axes[:, :, 0]
-    return values, vectors
-
-
-def _determinant(matrices: Array) -> Array:
-    """(B,) of (B, 3, 3)."""
-    return np.asarray(np.einsum("bi,bi->b", matrices[:, 0], np.cross(matrices[:, 1], matrices[:, 2])))
+    one = torch.eye(3, dtype=matrices.dtype, device=matrices.device)
+    middle = matrices.diagonal(dim1=1, dim2=2).mean(dim=1)
+    off = matrices - middle[:, None, None] * one
+    size = (off.square().sum(dim=(1, 2)) / 6).sqrt()
+    off /= size.clamp(min=1e-300)[:, None, None]
+    determinant = (off[:, 0] * torch.linalg.cross(off[:, 1], off[:, 2])).sum(dim=1)
+    least = 2 * ((determinant / 2).clamp(-1, 1).arccos() / 3 + 2 * pi / 3).cos()
+    rows = off - least[:, None, None] * one
+    across = torch.linalg.cross(rows, rows.roll(-1, dims=1))
+    length, best = across.norm(dim=2).max(dim=1)
+    values = middle + size * least
+    vectors = across[torch.arange(len(best), device=best.device), best] / length.clamp(min=1e-300)[:, None]
+    alike = (length < ALIKE).nonzero().squeeze(1)
+    if len(alike):
+        exact, axes = torch.linalg.eigh(matrices[alike])
+        values[alike], vectors[alike] = exact[:, 0], axes[:, :, 0]
+    return vectors, values
