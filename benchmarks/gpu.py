@@ -6,12 +6,13 @@ shipped example scan completed again and again, warm, with its turn given and wi
 how often faster than the published recipe (Adam, 800 iterations on 8,000 samples, then a dense grid) with the
 same decoder on the same device. Profile: where the time of one goes, as Python's profiler sees it: what waits
 for the device counts there. Throughput: several completions in one batch, as a worker has them, counted once
-the first has ended. Training: our step beside the published one (`benchmarks.training`), and which share of
-the device's matrix products it comes to; and the step recorded as a CUDA graph beside the same one launched
-kernel by kernel: how much faster, and whether it learns the same.
+as many have ended as began together. Training: our step beside the published one (`benchmarks.training`), and
+which share of the device's matrix products it comes to; and the step recorded as a CUDA graph beside the same
+one launched kernel by kernel: how much faster, and whether it learns the same.
 
-Each time and each throughput is measured for --seconds at most: the whole shall end within five minutes on a
-GPU. Without one everything runs on the CPU, which shows that it works and no more; --quick keeps that short.
+Each time and each throughput is measured for --seconds; completions in flight have twice as long to come
+apart, and are counted from then on even if they have not. The whole shall end within five minutes on a GPU.
+Without one everything runs on the CPU, which shows that it works and no more; --quick keeps that short.
 """
 
 from __future__ import annotations
@@ -63,6 +64,9 @@ PROFILED = 40
 
 WARM_UP = 2
 """Completions that are not measured: they record what is replayed later."""
+
+SETTLING = 2
+"""How long completions in flight may take to come apart, in times for which they are counted."""
 
 FLOPS_PER_SAMPLE = 6
 """Of each parameter, in a step of training: twice forwards, four times backwards."""
@@ -262,22 +266,33 @@ def throughput(completer: Completer, effort: Effort) -> list[Figure]:
 
 
 def _a_second(completer: Completer, effort: Effort, in_flight: int) -> float:
-    """From the end of the first one on; none if even that takes longer than the time there is."""
+    """Counted from when as many have ended as are in flight: what begins together must come apart first."""
     batch: Batch[int, Completion] = Batch(threads=in_flight)
-    numbers, begun = count(), perf_counter()
-    first, ended = 0.0, 0
-    while perf_counter() - (first or begun) < effort.seconds:
-        while len(batch) < in_flight:
-            batch.add(number := next(numbers), _one(completer, effort, number))
-        now = batch.turn()
-        if broken := [one.error for one in now if one.error is not None]:
-            raise broken[0]
-        if first:
-            ended += len(now)
-        elif now:
-            first = perf_counter()
+    numbers, begun, ended = count(), perf_counter(), 0
+    while ended < in_flight and perf_counter() - begun < SETTLING * effort.seconds:
+        ended += _turned(batch, completer, effort, in_flight, numbers)
+    since, ended = perf_counter(), 0
+    while not ended or perf_counter() - since < effort.seconds:
+        ended += _turned(batch, completer, effort, in_flight, numbers)
+    rate = ended / (perf_counter() - since)
     batch.close()
-    return ended / effort.seconds
+    return rate
+
+
+def _turned(
+    batch: Batch[int, Completion],
+    completer: Completer,
+    effort: Effort,
+    in_flight: int,
+    numbers: Iterator[int],
+) -> int:
+    """How many ended in one turn of a batch that is full when it begins."""
+    while len(batch) < in_flight:
+        batch.add(number := next(numbers), _one(completer, effort, number))
+    over = batch.turn()
+    if broken := [one.error for one in over if one.error is not None]:
+        raise broken[0]
+    return len(over)
 
 
 def _one(completer: Completer, effort: Effort, seed: int) -> Steps[Completion]:
