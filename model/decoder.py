@@ -70,6 +70,8 @@ def encode_points(points: Tensor, octaves: int) -> Tensor:
 class Decoder(nn.Module):
     """An MLP from (z, x) to signed distance, factored so that the z part is computed once a code."""
 
+    recorded_rows = 40_000  # see `latent.CodedFields`
+
     def __init__(self, spec: DecoderSpec) -> None:
         super().__init__()
         self.spec = spec

@@ -165,6 +165,7 @@ class Fitter:
             torch.cat([first[None], shapes.codes]),
             torch.cat([extent[None], shapes.extents]),
             torch.cat([grid, shapes.grids]),
+            recorded_rows=0,  # they are there for this one fit
         )
 
     def screening(self, observation: Observation, pose: str, seed: int, shapes: StartShapes) -> Steps[Starts]:

@@ -47,10 +47,6 @@ CPU_ROWS = 2048
 """Rows that a CPU evaluates at a time: what goes from layer to layer then stays in its caches, which makes a
 step of a decoder of 256 features 1.3 times as fast, and one of many problems no slower than of few."""
 
-RECORDED_ROWS = 40_000
-"""Rows of all problems up to which a GPU replays a recorded step, finished problems and all. With more it has
-enough to do, and the finished ones are left out, as on a CPU."""
-
 _recorder = Recorder()
 
 KINDS = ("surface", "outside", "inside", "free space", "background")
@@ -236,6 +232,13 @@ class Problems:
 class CodedFields(Protocol):
     """Fields that a code picks out: the decoder, or shapes on grids."""
 
+    @property
+    def recorded_rows(self) -> int:
+        """Rows of all problems up to which a GPU replays a recorded step, finished problems and all.
+
+        With more it has enough to do, and the finished ones are left out, as on a CPU.
+        """
+
     def __call__(self, codes: Tensor, points: Tensor) -> Tensor:
         """Signed distances (B, K) for (B, L) codes and (B, K, 3) points."""
 
@@ -401,7 +404,7 @@ class LevenbergMarquardt:
         self.fields, self.prior = fields, prior
         self.settings = settings or FitSettings()
         steps = torch.zeros_like(problems.steps)
-        replays = _waits_for_launches(problems.rows)
+        replays = _waits_for_launches(fields, problems.rows)
         fits = Fits(
             problems.codes,
             problems.placements,
@@ -497,7 +500,7 @@ class LevenbergMarquardt:
     def step(self) -> None:
         """Try one damped Gauss-Newton step on every unfinished problem. If it raises, nothing has changed."""
         state = self._state
-        if _waits_for_launches(state.problems.rows):
+        if _waits_for_launches(self.fields, state.problems.rows):
             fits = self._replayed(self._stepped, state)
         else:
             moving = state.unfinished.nonzero().squeeze(1)
@@ -594,9 +597,9 @@ class LevenbergMarquardt:
         return distances + beyond, torch.cat([by_code, by_move], dim=-1), beyond
 
 
-def _waits_for_launches(rows: Rows) -> bool:
+def _waits_for_launches(fields: CodedFields, rows: Rows) -> bool:
     """Whether a step takes a GPU less time than it takes to tell it what to do."""
-    return rows.points.device.type == "cuda" and rows.weights.numel() <= RECORDED_ROWS
+    return rows.points.device.type == "cuda" and rows.weights.numel() <= fields.recorded_rows
 
 
 def _evaluated(fields: CodedFields, codes: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -48,6 +48,7 @@ class StartShapes:
     codes: Tensor  # (S, L)
     extents: Tensor  # (S, 2, 3) lower and upper corner, canonical frame
     grids: Tensor  # (S, G, G, G) int8 signed distances at cell corners, ±127 for ±FARTHEST; x, y, z
+    recorded_rows: int = 400_000  # see `CodedFields`: to look up many takes a GPU little longer than few
 
     def __len__(self) -> int:
         return len(self.codes)
