@@ -10,14 +10,17 @@ from typing import Any, Literal
 
 import igl
 import numpy as np
+import torch
 import trimesh
 from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
+from torch import Tensor
 
 from model.frame import Similarity
 from model.neighbours import Neighbours
 from model.proximity import nearest_on_mesh
+from model.streams import device_here
 
 Format = Literal["glb", "ply", "obj", "stl"]
 FORMATS: tuple[Format, ...] = ("glb", "ply", "obj", "stl")
@@ -72,9 +75,16 @@ def is_closed(mesh: Mesh) -> bool:
 
 def volume_of(mesh: Mesh) -> float:
     """What a closed mesh encloses, in cubic units: signed tetrahedra from its first vertex."""
-    vertices = mesh.vertices.astype(float) - mesh.vertices[0]  # a scan may be far from its origin
-    a, b, c = (vertices[corners] for corners in mesh.faces.T)
-    return float(np.einsum("ij,ij->", a, np.cross(b, c)) / 6)
+    a, b, c = _corners(mesh)
+    return float((a * torch.linalg.cross(b, c)).sum()) / 6
+
+
+def _corners(mesh: Mesh) -> tuple[Tensor, Tensor, Tensor]:
+    """The corners of its faces, (F, 3) each, from its first vertex on: a scan may be far from its origin."""
+    vertices = torch.tensor(mesh.vertices, dtype=torch.float64, device=device_here())
+    a, b, c = torch.tensor(mesh.faces.T, dtype=torch.long, device=vertices.device)
+    vertices -= vertices[0].clone()
+    return vertices[a], vertices[b], vertices[c]
 
 
 def to_trimesh(mesh: Mesh) -> trimesh.Trimesh:
@@ -90,10 +100,9 @@ def _parted(mesh: Mesh) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
     parts, labels = connected_components(links, directed=False)
     if parts == 1:
         return labels, np.ones(1)
-    corners = mesh.vertices[mesh.faces].astype(float)
-    cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    areas = np.bincount(labels[mesh.faces[:, 0]], weights=np.linalg.norm(cross, axis=1))
-    return labels, areas.astype(float)
+    a, b, c = _corners(mesh)
+    of_faces = torch.linalg.cross(b - a, c - a).norm(dim=1).cpu().numpy()
+    return labels, np.bincount(labels[mesh.faces[:, 0]], weights=of_faces).astype(float)
 
 
 def parts_of(mesh: Mesh, share: float = 0.01) -> int:
