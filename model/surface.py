@@ -18,7 +18,7 @@ memory needed grows with the square of the resolution, not with its cube.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations, product
@@ -183,9 +183,9 @@ class _Slab:
         return exact.mul_(self.cell).sub_(HALF_WIDTH).float()
 
     def places(self, corners: Tensor) -> Tensor:
-        """Where the values of (N, 3) corners stand in the flattened slab, (N,)."""
+        """Where the values of (…, 3) corners stand in the flattened slab, (…)."""
         along = self.values.stride()
-        return corners[:, 0] * along[0] + corners[:, 1] * along[1] + corners[:, 2]
+        return corners[..., 0] * along[0] + corners[..., 1] * along[1] + corners[..., 2]
 
 
 def _slabs(sampler: _Sampler, base: int, halvings: int) -> Iterator[tuple[_Slab, Tensor]]:
@@ -233,47 +233,41 @@ def _halved(sampler: _Sampler, coarse: _Slab, before: _Slab | None, least: float
     unknown = _corners_of(_doubled(near))
     if before is not None:
         slab.values[:1], slab.exact[:1], unknown[0] = before.values, before.exact, False
+    corners = unknown.nonzero()
     for count in (1, 2, 3):
-        _fill(sampler, slab, unknown, count, least)
+        _fill(sampler, slab, corners[(corners & 1).sum(dim=1) == count], count, least)
     return slab
 
 
-def _fill(sampler: _Sampler, slab: _Slab, unknown: Tensor, count: int, least: float) -> None:
-    """Bound or evaluate the unknown corners of which so many indices are odd.
+def _fill(sampler: _Sampler, slab: _Slab, corners: Tensor, count: int, least: float) -> None:
+    """Bound or evaluate corners (N, 3) of which so many indices are odd.
 
     Their neighbours along the axes of these have fewer: they are known.
     """
-    parts = [_bounded(sampler, slab, unknown, odd) for odd in combinations(range(3), count)]
-    corners, bound, values = (torch.cat(column) for column in zip(*parts, strict=True))
-    place = slab.places(corners)
+    steps, lengths = _half_of_the_steps(count, corners.device)
+    flat, place = slab.values.view(-1), slab.places(corners)
+    odd = ((corners & 1) << torch.arange(3, device=corners.device)).sum(dim=1)
+    move = slab.places(steps)[:, odd]  # (S, N)
+    a = flat[place - move]
+    bound, best = sampler.bound(a, flat[place + move], slab.cell * lengths).max(dim=0)
+    values = bound.clamp(min=0).copysign(a.gather(0, best[None])[0])
     open_ = (~(bound > least)).nonzero().squeeze(1)
     values[open_] = sampler.distance(slab.points(corners[open_]))
-    slab.values.view(-1)[place] = values
+    flat[place] = values
     slab.exact.view(-1)[place[open_]] = True
 
 
-def _bounded(
-    sampler: _Sampler, slab: _Slab, unknown: Tensor, odd: Sequence[int]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The unknown corners (N, 3) with odd indices along just these axes; bounds (N,), these with signs."""
-    first = [1 if axis in odd else 0 for axis in range(3)]
-    corners = 2 * unknown[tuple(slice(i, None, 2) for i in first)].nonzero()
-    for axis in odd:
-        corners[:, axis] += 1
-    flat, place = slab.values.view(-1), slab.places(corners)
-    steps, lengths = _half_of_the_steps(odd, flat.device)
-    move = slab.places(steps)[:, None]
-    a = flat[place - move]  # (S, N)
-    bound, best = sampler.bound(a, flat[place + move], slab.cell * lengths).max(dim=0)
-    return corners, bound, bound.clamp(min=0).copysign(a.gather(0, best[None])[0])
-
-
 @cache
-def _half_of_the_steps(odd: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Steps (S, 3) to a corner's neighbours along axes, one of each two opposite ones, and lengths (S, 1)."""
-    every = product(*((-1, 0, 1) if axis in odd else (0,) for axis in range(3)))
-    steps = torch.tensor([step for step in every if step > (0, 0, 0)])
-    return steps.to(device), steps.float().norm(dim=1, keepdim=True).to(device)
+def _half_of_the_steps(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Steps to a corner's neighbours along the axes whose indices are odd, one of each two opposite ones.
+
+    They are (S, 8, 3) for so many odd ones, by the bits of these; their lengths (S, 1).
+    """
+    half = [step for step in product((-1, 0, 1), repeat=count) if step > (0,) * count]
+    steps = torch.zeros(len(half), 8, 3, dtype=torch.long)
+    for axes in combinations(range(3), count):
+        steps[:, sum(1 << axis for axis in axes), axes] = torch.tensor(half)
+    return steps.to(device), torch.tensor(half).float().norm(dim=1, keepdim=True).to(device)
 
 
 def _bound_in_cells(values: Tensor) -> Tensor:
