@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.graphs import Recorder
+from model.graphs import Recorder, _copy
 from model.trees import leaves, mapped
 
 
@@ -43,6 +43,15 @@ def test_the_first_call_is_plain_for_each_shape_and_each_key() -> None:
         for key in ("a", "b"):
             for part, expected in zip(leaves(recorder(spread, pair, key)), leaves(spread(pair)), strict=True):
                 assert torch.equal(part, expected)
+
+
+def test_parts_of_all_kinds_and_layouts_are_copied_at_once() -> None:
+    parts = [torch.rand(3, 4), torch.rand(2).double(), torch.tensor(True), torch.rand(5, 1).expand(5, 3)]
+    parts += [torch.arange(4), torch.rand(4, 3).T, torch.empty(0)]
+    into = [torch.zeros(part.shape, dtype=part.dtype) for part in parts]
+    _copy(list(zip(into, parts, strict=True)))
+    assert all(torch.equal(*pair) for pair in zip(into, parts, strict=True))
+    _copy([])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
