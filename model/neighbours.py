@@ -80,14 +80,19 @@ def _nearest_to(
 ) -> tuple[Tensor, Tensor]:
     """The same for some of the others; `lifted` (M', D + 1) are (-2 p, |p|²) in groups of `width`."""
     off = torch.nn.functional.pad(others, (0, 1), value=1.0) @ lifted.T  # |p - x|² - |x|²
-    off = off.view(len(others), len(lifted) // width, width)
-    groups = off.amin(dim=2).topk(min(count, off.shape[1]), largest=False).indices
-    near = off.gather(1, groups[:, :, None].expand(-1, -1, width)).flatten(1)
-    place = near.topk(count, largest=False).indices
-    numbers = groups.gather(1, place // width) * width + place % width
+    numbers = off.argmin(dim=1, keepdim=True) if count == 1 else _least(off, width, count)
     distances = (points[numbers] - others[:, None]).norm(dim=2)  # without what the products lost
     distances, order = distances.sort(dim=1)
     return distances, numbers.gather(1, order)
+
+
+def _least(values: Tensor, width: int, count: int) -> Tensor:
+    """Where in each row the `count` least of values (N, M') are, in any order: (N, count)."""
+    groups = values.view(len(values), values.shape[1] // width, width)
+    least = groups.amin(dim=2).topk(min(count, groups.shape[1]), largest=False, sorted=False).indices
+    some = groups.gather(1, least[:, :, None].expand(-1, -1, width)).flatten(1)
+    place = some.topk(count, largest=False, sorted=False).indices
+    return least.gather(1, place // width) * width + place % width
 
 
 def least_axes(points: Array, numbers: Indices) -> tuple[Array, Array, Array]:
