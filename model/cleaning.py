@@ -19,6 +19,8 @@ from model.neighbours import Neighbours, least_axes
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Indices = NDArray[np.int64]
+Links = tuple[Array, Indices]
+"""Distances and numbers (N, K) of each point's nearest ones."""
 
 SPACING_NEIGHBOURS = 8
 STRAY_LOCALLY, STRAY_ANYWHERE = 3.0, 10.0
@@ -79,12 +81,13 @@ def outliers(points: Array) -> Mask:
     points = points[distinct]
     if len(points) <= SPACING_NEIGHBOURS:
         return np.zeros(len(which), dtype=bool)
-    distances, neighbours = Neighbours(points).nearest(points, SPACING_NEIGHBOURS + 1)
-    spacing = distances[:, 1:].mean(axis=1)
-    locally = np.median(spacing[neighbours[:, 1:]], axis=1)
+    links = Neighbours(points).nearest(points, min(LINKS + 1, len(points)))
+    distances, neighbours = (part[:, 1 : SPACING_NEIGHBOURS + 1] for part in links)
+    spacing = distances.mean(axis=1)
+    locally = np.median(spacing[neighbours], axis=1)
     stray = (spacing > STRAY_LOCALLY * locally) | (spacing > STRAY_ANYWHERE * np.median(spacing))
     kept = np.flatnonzero(~stray)
-    stray[kept] = _small_and_far(points[kept])
+    stray[kept] = _small_and_far(points[kept], None if stray.any() else links)
     return np.asarray(stray[which])
 
 
@@ -99,9 +102,9 @@ def _distinct(points: Array) -> tuple[Indices, Indices]:
     return np.unique(points, axis=0, return_index=True, return_inverse=True)[1:]
 
 
-def _small_and_far(points: Array) -> Mask:
+def _small_and_far(points: Array, links: Links | None) -> Mask:
     """Which points (N,) are in clusters that the rule of `outliers` takes away, largest clusters first."""
-    some, labels = _clustered(points)
+    some, labels = _clustered(points, links)
     counts = np.bincount(labels)
     order = np.argsort(-counts, kind="stable")
     size = _diagonal(points[some][labels[some] == order[0]])
@@ -128,12 +131,17 @@ def clusters(points: Array) -> Indices:
     return _clustered(points)[1]
 
 
-def _clustered(points: Array) -> tuple[Indices, Indices]:
-    """Points (K,) in whose graph the clusters are found, evenly spread, and the labels (N,) of all."""
+def _clustered(points: Array, links: Links | None = None) -> tuple[Indices, Indices]:
+    """Points (K,) in whose graph the clusters are found, evenly spread, and the labels (N,) of all.
+
+    `links` are each point's nearest ones, itself the first, if they are known already.
+    """
     cell = thinning_cell(points, CLUSTERED_POINTS) or 1e-5 * _diagonal(points)  # no two the same
     some = thinned(points, cell)
     around = Neighbours(points[some])
-    distances, neighbours = around.nearest(points[some], min(LINKS + 1, len(some)))
+    if links is None or len(some) < len(points):
+        links = around.nearest(points[some], min(LINKS + 1, len(some)))
+    distances, neighbours = links
     spacing = distances[:, min(4, distances.shape[1] - 1)]
     linked = distances <= LINK_SPACINGS * np.maximum(spacing[:, None], spacing[neighbours])
     ends = np.concatenate([[0], np.cumsum(linked.sum(axis=1))])
@@ -141,7 +149,9 @@ def _clustered(points: Array) -> tuple[Indices, Indices]:
     _, labels = connected_components(graph, directed=False)
     others = np.setdiff1d(np.arange(len(points)), some, assume_unique=True)
     of_all = np.empty(len(points), np.int64)
-    of_all[some], of_all[others] = labels, labels[around.nearest(points[others])[1]]
+    of_all[some] = labels
+    if len(others):
+        of_all[others] = labels[around.nearest(points[others])[1]]
     return some, of_all
 
 
