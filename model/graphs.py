@@ -103,7 +103,9 @@ class Recorder:
         current = torch.cuda.current_stream(device)
         try:
             with torch.cuda.device(device):
-                place = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+                # Torch deals out 32 streams of each priority in turn: one of the usual priority would, sooner
+                # or later, be some thread's own too, whose copies are then caught by the recording.
+                place = torch.cuda.graph_pool_handle(), torch.cuda.Stream(priority=-1)
                 return Recording(function, argument, *self._places.setdefault(device, place))
         except RuntimeError as error:
             torch.cuda.set_stream(current)  # a recording that fails leaves its own behind
