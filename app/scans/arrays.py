@@ -6,6 +6,7 @@ import io
 import math
 import zipfile
 import zlib
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,29 +19,40 @@ MAGIC = b"\x93NUMPY"
 MAX_NPZ_ENTRIES = 32
 
 
-def npy_header(data: bytes) -> tuple[tuple[int, ...], np.dtype[Any], int]:
-    """Shape and type of an NPY, and how many of its bytes come before the numbers. Raises ScanRefused."""
+@dataclass(frozen=True)
+class NpyHeader:
+    """What an NPY says of the numbers in it."""
+
+    shape: tuple[int, ...]
+    by_columns: bool  # as Fortran lays them out
+    dtype: np.dtype[Any]
+    start: int  # bytes before the numbers
+
+    def array(self, data: bytes) -> NDArray[Any]:
+        """The numbers, not to be written to. Raises ScanRefused when there are fewer than it says."""
+        count = math.prod(self.shape)
+        if count * self.dtype.itemsize > len(data) - self.start:
+            sides = " x ".join(map(str, self.shape))
+            promised = f"The header promises {sides} numbers of {self.dtype.itemsize} bytes"
+            raise ScanRefused("truncated_npy", f"{promised}; the file has fewer. Send the whole file.")
+        numbers = np.frombuffer(data, self.dtype, count, self.start)
+        return numbers.reshape(self.shape, order="F" if self.by_columns else "C")
+
+
+def npy_header(data: bytes) -> NpyHeader:
+    """What an NPY says of itself. Raises ScanRefused."""
     file = io.BytesIO(data)
     try:
         version = npy.read_magic(file)
         read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, _, dtype = read(file)
+        shape, by_columns, dtype = read(file)
     except Exception as error:  # numpy evaluates the header: more than ValueError can come out of it
         raise ScanRefused("invalid_npy", f"The NPY header cannot be read: {str(error)[:200]}.") from None
     if any(not isinstance(side, int) or side < 0 for side in shape):
         raise ScanRefused("invalid_npy", f"The array has the impossible shape {shape}.")
     if dtype.kind not in "fiu" or dtype.hasobject:
         raise ScanRefused("invalid_npy", f"The array must hold numbers, not {str(dtype)[:80]}.")
-    return shape, dtype, file.tell()
-
-
-def npy_array(data: bytes) -> NDArray[Any]:
-    """The array of an NPY whose header promises no more than its bytes hold. Raises ScanRefused."""
-    shape, dtype, start = npy_header(data)
-    if math.prod(shape) * dtype.itemsize > len(data) - start:
-        promised = f"The header promises {' x '.join(map(str, shape))} numbers of {dtype.itemsize} bytes"
-        raise ScanRefused("truncated_npy", f"{promised}; the file has fewer. Send the whole file.")
-    return np.asarray(npy.read_array(io.BytesIO(data), allow_pickle=False))
+    return NpyHeader(shape, by_columns, dtype, file.tell())
 
 
 def npz_entries(data: bytes, max_bytes: int) -> dict[str, bytes]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from app.scans.arrays import npy_array, npy_header, npz_entries
+from app.scans.arrays import npy_header, npz_entries
 from app.scans.fields import viewpoint_of
 from app.scans.scan import Bytes, Floats, ScanRefused, ScanView, too_many_points
 
@@ -254,18 +254,19 @@ def read_npz(data: bytes, max_points: int) -> tuple[ScanView, list[str]]:
 
 
 def _rows(data: bytes, max_points: int) -> NDArray[Any]:
-    shape, _, _ = npy_header(data)
+    header = npy_header(data)
+    shape = header.shape
     if len(shape) != 2 or shape[1] not in (3, 6):
         wanted = "The array must have shape (N, 3) or (N, 6)"
         raise ScanRefused("invalid_npy", f"{wanted}, not {shape}; a depth map comes with `intrinsics`.")
     if shape[0] > max_points:
         raise too_many_points(shape[0], max_points)
-    return npy_array(data)
+    return header.array(data)
 
 
 def _viewpoint(data: bytes) -> Floats:
-    small = npy_header(data)[0] == (3,)
-    return viewpoint_of(npy_array(data).tolist() if small else None)
+    header = npy_header(data)
+    return viewpoint_of(header.array(data).tolist() if header.shape == (3,) else None)
 
 
 def _beside(data: bytes, name: str, view: ScanView, max_points: int) -> NDArray[Any]:

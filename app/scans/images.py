@@ -37,7 +37,7 @@ def is_depth_array(data: bytes) -> bool:
     """Whether this is an NPY that holds no rows of points. Raises ScanRefused for a broken header."""
     if not data.startswith(arrays.MAGIC):
         return False
-    shape, _, _ = arrays.npy_header(data)
+    shape = arrays.npy_header(data).shape
     return len(shape) == 2 and shape[1] not in (3, 6)
 
 
@@ -279,11 +279,12 @@ def _bad_exr(detail: str) -> ScanRefused:
 
 
 def _npy(data: bytes, max_pixels: int) -> NDArray[Any]:
-    shape, dtype, _ = arrays.npy_header(data)
+    header = arrays.npy_header(data)
+    shape, dtype = header.shape, header.dtype
     if shape[0] * shape[1] > max_pixels:
         raise too_many_pixels("depth map", max_pixels)
     if dtype.kind != "f" and dtype.newbyteorder("=") != np.uint16:
         raise ScanRefused(
             "wrong_image_kind", f"The depth map must be an array of uint16 or float, not {dtype}."
         )
-    return arrays.npy_array(data)
+    return header.array(data)
