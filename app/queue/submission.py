@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from redis import Redis
-from redis.client import Pipeline
 from rq import Queue, Retry
 from rq.job import Job, JobStatus
 from rq.utils import now
@@ -20,13 +19,13 @@ from app.settings import Settings
 Options = CompletionOptions | InterpolationOptions
 
 ENQUEUE = """
--- A record (KEYS[1]) and its place in line (KEYS[2]), both or neither. Returns the place, or -1 where too
--- many wait, or -2 where the owner has too many open ones.
-local record, line, queues, open, index, wake, claim = unpack(KEYS)
-local id, owner, priority = ARGV[1], ARGV[2], ARGV[3]
-local most, most_open, claim_s = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
+-- Records and their places in line (KEYS[1]), of each both or neither. Returns the places, with -1 where
+-- too many wait, and -2 where the owner has too many open ones. The records follow one upon the other: seven
+-- facts, and as many parts as the last of them says.
+local line, queues, open, wake = unpack(KEYS)
+local most, most_open, claim_s = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
 
-local function open_of_owner()
+local function open_of(owner)
     local count, entries = 0, redis.call('HGETALL', open)
     for i = 1, #entries, 2 do
         if entries[i + 1] == owner then
@@ -44,34 +43,45 @@ local function rank_of(other)
     return meta and rank[cjson.decode(meta).priority] or rank.normal
 end
 
-if redis.call('EXISTS', record) == 1 then
-    -- The connection broke after an earlier try had been carried out.
-    return (redis.call('LPOS', line, id) or -1) + 1
-end
-local place = redis.call('LLEN', line)
-if place >= most then return -1 end
-if owner ~= '' and open_of_owner() >= most_open then return -2 end
+local function enqueue(id, record, owner, priority, index, claim, first, last)
+    if redis.call('EXISTS', record) == 1 then
+        -- The connection broke after an earlier try had been carried out.
+        return (redis.call('LPOS', line, id) or -1) + 1
+    end
+    local place = redis.call('LLEN', line)
+    if place >= most then return -1 end
+    if owner ~= '' and open_of(owner) >= most_open then return -2 end
 
-redis.call('HSET', record, unpack(ARGV, 7))
+    redis.call('HSET', record, unpack(ARGV, first, last))
+    redis.call('RPUSH', line, id)
+    -- It goes before those of lower priority, up to the first that is not.
+    local before
+    while place > 0 do
+        local other = redis.call('LINDEX', line, place - 1)
+        if rank_of(other) <= rank[priority] then break end
+        before, place = other, place - 1
+    end
+    if before then
+        redis.call('RPOP', line)
+        redis.call('LINSERT', line, 'BEFORE', before, id)
+    end
+    redis.call('ZADD', index, 0, id)
+    redis.call('HSET', open, id, owner)
+    if claim ~= '' then redis.call('EXPIRE', claim, claim_s) end
+    redis.call('RPUSH', wake, id)
+    return place + 1
+end
+
+local places, i = {}, 4
+while i <= #ARGV do
+    local id, record, owner, priority, index, claim, parts = unpack(ARGV, i, i + 6)
+    local last = i + 6 + parts
+    table.insert(places, enqueue(id, record, owner, priority, index, claim, i + 7, last))
+    i = last + 1
+end
 redis.call('SADD', queues, line)
-redis.call('RPUSH', line, id)
--- It goes before those of lower priority, up to the first that is not.
-local before
-while place > 0 do
-    local other = redis.call('LINDEX', line, place - 1)
-    if rank_of(other) <= rank[priority] then break end
-    before, place = other, place - 1
-end
-if before then
-    redis.call('RPOP', line)
-    redis.call('LINSERT', line, 'BEFORE', before, id)
-end
-redis.call('ZADD', index, 0, id)
-redis.call('HSET', open, id, owner)
-if claim ~= '' then redis.call('EXPIRE', claim, claim_s) end
-redis.call('RPUSH', wake, id)
 redis.call('LTRIM', wake, -16, -1)
-return place + 1
+return places
 """
 FULL, TOO_MANY_OPEN = -1, -2
 
@@ -113,28 +123,18 @@ class Submission:
     """Makes records, and puts them in line."""
 
     def __init__(self, connection: Redis, settings: Settings, queue: Queue) -> None:
-        self.connection, self.settings, self.queue = connection, settings, queue
+        self.settings, self.queue = settings, queue
+        self.enqueue = connection.register_script(ENQUEUE)
 
     def submit_many(self, asked: Sequence[Asked]) -> list[tuple[Job, int] | Exception]:
         """Of each, in one go, the record that was written and its place in line; or why there is none."""
         jobs = [self._job(one.entry_id, one.options, one.ticket) for one in asked]
-        with self.connection.pipeline(transaction=False) as pipe:
-            for job, one in zip(jobs, asked, strict=True):
-                self._enqueue(pipe, job, one.ticket)
-            places: list[Any] = pipe.execute(raise_on_error=False)
+        bounds = self.settings.max_queued, self.settings.max_open_per_key, IDEMPOTENCY_S
+        facts = [fact for job, one in zip(jobs, asked, strict=True) for fact in _facts(job, one.ticket)]
+        places: Any = self.enqueue([self.queue.key, Queue.redis_queues_keys, OPEN, WAKE], [*bounds, *facts])
         return [self._refusal(place) or (job, place) for job, place in zip(jobs, places, strict=True)]
 
-    def _enqueue(self, pipe: Pipeline, job: Job, ticket: Ticket) -> None:
-        index = index_key(str(job.func_name), ticket.owner)
-        keys = [job.key, self.queue.key, Queue.redis_queues_keys, OPEN, index, WAKE, ticket.claim or ""]
-        facts = [job.id, ticket.owner, job.meta["priority"]]
-        facts += [self.settings.max_queued, self.settings.max_open_per_key, IDEMPOTENCY_S]
-        record = [part for field in job.to_dict().items() for part in field]
-        pipe.eval(ENQUEUE, len(keys), *keys, *facts, *record)
-
-    def _refusal(self, place: int | Exception) -> Exception | None:
-        if isinstance(place, Exception):
-            return place
+    def _refusal(self, place: int) -> Exception | None:
         if place == FULL:
             most = self.settings.max_queued
             return QueueFull(f"{most} completions are waiting and no more may. Try again in a while.")
@@ -160,3 +160,11 @@ class Submission:
         )
         job.enqueued_at = now()
         return job
+
+
+def _facts(job: Job, ticket: Ticket) -> list[Any]:
+    """A record as the script takes it."""
+    index = index_key(str(job.func_name), ticket.owner)
+    record = [part for field in job.to_dict().items() for part in field]
+    claim = ticket.claim or ""
+    return [job.id, job.key, ticket.owner, job.meta["priority"], index, claim, len(record), *record]

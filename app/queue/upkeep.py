@@ -23,24 +23,31 @@ from app.tallies import TALLIES
 OLDEST = 1000
 """Ids of each list that are looked at in one sweep: what Redis drops is among the oldest."""
 
+NOT_OPEN = """
+-- Of the open ones (KEYS[1]) those whose status says that they have ended (ARGV). The lapsed are taken out.
+local ended, found = {}, {}
+for _, status in ipairs(ARGV) do ended[status] = true end
+for _, id in ipairs(redis.call('HKEYS', KEYS[1])) do
+    local status = redis.call('HGET', 'rq:job:' .. id, 'status')
+    if not status then redis.call('HDEL', KEYS[1], id) end
+    if ended[status] then table.insert(found, id) end
+end
+return found
+"""
+
 
 class Upkeep:
     """The steps, each carried out whole."""
 
     def __init__(self, connection: Redis, records: Records, deliveries: Deliveries) -> None:
         self.connection, self.records, self.deliveries = connection, records, deliveries
+        self.not_open = connection.register_script(NOT_OPEN)
 
     def ended_ones(self) -> list[Entry]:
         """What has ended and was not settled yet. Of what waits and runs only the status is looked at."""
-        ids = [name.decode() for name in cast(list[bytes], self.connection.hkeys(OPEN))]
-        with self.connection.pipeline() as pipe:
-            for name in ids:
-                pipe.hget(Job.key_for(name), "status")
-            statuses = cast(list[bytes | None], pipe.execute())
-        ended = [name for name, status in zip(ids, statuses, strict=True) if status in ENDED_JOBS]
-        if lapsed := [name for name, status in zip(ids, statuses, strict=True) if status is None]:
-            self.connection.hdel(OPEN, *lapsed)
-        return [one for one in self.records.get_many(ended) if one is not None and one.status in ENDED]
+        ended = cast(list[bytes], self.not_open([OPEN], ENDED_JOBS))
+        entries = self.records.get_many([name.decode() for name in ended])
+        return [one for one in entries if one is not None and one.status in ENDED]
 
     def settle(self, entry: Entry, tallies: Mapping[str, float]) -> bool:
         """Take what has ended out of the open ones, count it, and let its webhook be told; all or nothing.

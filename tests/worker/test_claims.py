@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from app.queue import CompletionQueue, Ticket, connect
+from app.queue import Asked, CompletionQueue, Ticket, connect
 from app.schemas import CompletionOptions
 from app.settings import Settings
 from worker.leases import Leases
@@ -47,6 +47,23 @@ def test_high_goes_before_normal_before_low_and_each_in_its_order(queue):
     submit(queue, "h")
     assert [queue.get(name).queue_position for name in "efadhbcg"] == list(range(1, 9))
     assert claimed(queue) == "efadhbcg"
+
+
+def test_of_many_in_one_go_each_is_admitted_or_refused_by_itself(settings):
+    limited = settings.model_copy(update={"max_open_per_key": 2, "max_queued": 4})
+    queue = CompletionQueue(connect(limited, 1), limited)
+    rush = [("a", "eve", "low"), ("b", "eve", "normal"), ("c", "eve", "high"), ("d", "", "high")]
+    rush += [("a", "eve", "low"), ("e", "bob", "normal"), ("f", "", "high")]
+    asked = [
+        Asked(name, CompletionOptions(model="tiny", priority=priority), Ticket(owner))
+        for name, owner, priority in rush
+    ]
+    told = [
+        type(one).__name__ if isinstance(one, Exception) else (one.id, one.queue_position)
+        for one in queue.submit_many(asked)
+    ]
+    assert told == [("a", 1), ("b", 1), "TooManyOpen", ("d", 1), ("a", 3), ("e", 3), "QueueFull"]
+    assert claimed(queue) == "dbea"
 
 
 def test_what_broke_off_goes_before_all(queue, leases):
