@@ -81,7 +81,8 @@ async def _raised(request: Request, error: ProblemRaised) -> JSONResponse:
 
 
 async def _scan_refused(request: Request, error: ScanRefused) -> JSONResponse:
-    return problem_response(request.url.path, error.status, error.code, error.detail)
+    items = [ProblemItem(pointer=pointer, detail=detail) for pointer, detail in error.flaws]
+    return problem_response(request.url.path, error.status, error.code, error.detail, errors=items)
 
 
 async def _queue_full(request: Request, error: QueueFull) -> JSONResponse:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
+import hashlib
 import json
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import cast
 
-from redis.exceptions import RedisError
 from starlette.concurrency import run_in_threadpool
 
 from app import idempotency
 from app.errors import ProblemRaised
 from app.gathered import Gathered
 from app.housekeeping import Housekeeper
-from app.queue import AlreadyEnded, Asked, CompletionQueue, QueueFull, TooManyOpen, new_id
+from app.queue import AlreadyEnded, Asked, CompletionQueue, QueueFull, TooManyOpen
 from app.rate import Rate
-from app.scans import Attachments, Limits, PackedScan, Readers, ScanRefused, Upload
+from app.scans import Body, Limits, Readers
 from app.schemas import ENDED, Completion, Entry, Kind, ModelCard
 from app.settings import Settings
 from app.storage import Storage
@@ -32,17 +32,8 @@ def readers_of(count: int, memory: int, seconds: float) -> Readers:
     return Readers(count, memory, seconds)
 
 
-NOT_ENQUEUED = ScanRefused, QueueFull, TooManyOpen, OSError
-"""Errors of a submission that say that it came to nothing; OSError is of reading and storing."""
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """A scan that was read, with the files it came from by name, and what is to be done with it."""
-
-    asked: Asked
-    scan: PackedScan
-    originals: Mapping[str, bytes]
+NOT_ENQUEUED = QueueFull, TooManyOpen
+"""Errors of a submission that say that it came to nothing."""
 
 
 class Service:
@@ -53,11 +44,9 @@ class Service:
         self.storage = Storage(settings.data_dir)
         self.limits = Limits(settings.max_points, settings.max_pixels)
         self.readers = readers_of(settings.parse_slots, settings.parse_memory_bytes, settings.parse_s)
-        self.room = asyncio.Semaphore(2 * settings.parse_slots)
-        """Uploads that are in memory at a time."""
         self.watcher = Watcher(queue.get_many)
         self.looks: Gathered[str, Entry | None] = Gathered(queue.get_many)
-        self.arrivals: Gathered[Arrival, Entry] = Gathered(self._take_in)
+        self.arrivals: Gathered[Asked, Entry] = Gathered(queue.submit_many)
         self.housekeeper = Housekeeper(queue, self.storage, settings)
         self.rate = Rate(settings.rate_limit, queue.connection)
 
@@ -73,31 +62,33 @@ class Service:
         """The card of one model, if there is such a model."""
         return next((card for card in self.models() if card.name == name), None)
 
-    async def read(self, uploads: Sequence[Upload], beside: Attachments) -> PackedScan:
-        """Read the files of a scan, in a process apart. Raises ScanRefused."""
-        return await self.readers.read(uploads, beside, self.limits)
+    async def take_in(self, asked: Asked, body: Body, key: str | None) -> Completion:
+        """Read and store a scan first, then enqueue: a worker never looks for one that is not there yet.
 
-    def _take_in(self, arrivals: Sequence[Arrival]) -> list[Entry | Exception]:
-        """Store first, then enqueue: a worker never looks for a scan that is not there yet."""
-        answers: dict[str, Entry | Exception] = {}
-        stored = []
-        for arrival in arrivals:
+        What does not come into line leaves no file behind. Raises ScanRefused, QueueFull, TooManyOpen,
+        OtherRequest, and OSError when the scan cannot be stored.
+        """
+        in_line = False
+
+        async def submit(claim: str | None) -> Completion:
+            nonlocal in_line
+            in_line = True  # so it may be, whatever becomes of this call
+            ticket = replace(asked.ticket, claim=claim, warnings=stored.warnings)
             try:
-                self.storage.save_scan(arrival.asked.entry_id, arrival.scan, arrival.originals)
-                stored.append(arrival.asked)
-            except Exception as error:  # of this one alone
-                answers[arrival.asked.entry_id] = error
+                return cast(Completion, await self.arrivals.ask(replace(asked, ticket=ticket)))
+            except Exception as error:
+                # After another error it may be in line, and who has a key may ask for it once more.
+                in_line = claim is not None and not isinstance(error, NOT_ENQUEUED)
+                raise
+
+        path = self.storage.upload_path(asked.entry_id)
         try:
-            entries = self.queue.submit_many(stored)
-        except RedisError as error:
-            entries = [error] * len(stored)
-        answers |= {asked.entry_id: entry for asked, entry in zip(stored, entries, strict=True)}
-        for asked in (arrival.asked for arrival in arrivals):
-            answer = answers[asked.entry_id]
-            # After another error it may be in line, and who has a key may ask for it once more.
-            if isinstance(answer, NOT_ENQUEUED) or (isinstance(answer, Exception) and not asked.ticket.claim):
-                self.storage.remove(asked.entry_id)
-        return [answers[arrival.asked.entry_id] for arrival in arrivals]
+            stored = await self.readers.read(body, path, self.limits, digest=key is not None)
+            request = f"{asked.options.model_dump_json()} {asked.ticket.webhook_url} {stored.digest}"
+            return await self.once(Completion, asked, key, request, submit)
+        finally:
+            if not in_line:
+                await run_in_threadpool(self.storage.remove, asked.entry_id)
 
     def find(self, owner: str, completion_id: str) -> Completion:
         """An owner's completion. Raises problems: 404 for an unknown one, 410 for one that has expired.
@@ -124,26 +115,25 @@ class Service:
     async def once(
         self,
         kind: type[Kind],
-        owner: str,
+        asked: Asked,
         key: str | None,
-        request: Callable[[], str],
-        submit: Callable[[str, str | None], Awaitable[Kind]],
+        request: str,
+        submit: Callable[[str | None], Awaitable[Kind]],
     ) -> Kind:
-        """What `submit` makes of a new id and of the claim that an Idempotency-Key gives; or what the key's
-        first request made, as it stands now. `request` digests all that makes one differ from another.
+        """What `submit` makes of the claim that an Idempotency-Key gives; or what the key's first request
+        made, as it stands now. `request` has all that makes one differ from another.
 
         Raises OtherRequest.
         """
-        entry_id = new_id()
         if key is None:
-            return await submit(entry_id, None)
-        redis = self.queue.connection
-        digest = await run_in_threadpool(request)
-        claim = await run_in_threadpool(idempotency.take, redis, owner, key, entry_id, digest)
+            return await submit(None)
+        redis, owner = self.queue.connection, asked.ticket.owner
+        digest = hashlib.sha256(request.encode()).hexdigest()
+        claim = await run_in_threadpool(idempotency.take, redis, owner, key, asked.entry_id, digest)
         if claim.first is not None:
             return await run_in_threadpool(self._first, kind, owner, claim.first)
         try:
-            return await submit(entry_id, claim.name)
+            return await submit(claim.name)
         except NOT_ENQUEUED:  # after anything else it may be in line
             await run_in_threadpool(idempotency.release, redis, claim)
             raise

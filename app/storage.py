@@ -6,13 +6,11 @@ it lies in a folder for each.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
 import tempfile
 import time
-import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
 from itertools import chain
@@ -21,10 +19,8 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from app.scans import PackedScan, Scan
+from app.scans import Scan
 from app.schemas import MeshFormat
-
-SCAN = "scan.safetensors"
 
 
 class Storage:
@@ -33,27 +29,17 @@ class Storage:
     def __init__(self, root: Path) -> None:
         self.root, self.uploads = root / "completions", root / "uploads"
 
-    def save_scan(self, completion_id: str, scan: Scan | PackedScan, originals: Mapping[str, bytes]) -> None:
-        """Keep the scan in our own format, and beside it the files that the client sent, by name.
+    def save_scan(self, completion_id: str, scan: Scan, originals: Mapping[str, bytes]) -> None:
+        """Keep a scan, and beside it the files that it came from, by name. Those of the API's clients are
+        written by its readers.
 
         Nobody has heard of the completion yet who could read half of it.
         """
-        packed = io.BytesIO()
-        with zipfile.ZipFile(packed, "w") as archive:
-            archive.writestr(SCAN, scan.to_bytes())
-            for name, data in originals.items():
-                archive.writestr(f"original/{name}", data)
-        path = self.upload_path(completion_id)
-        try:
-            path.write_bytes(packed.getbuffer())
-        except FileNotFoundError:  # the first one
-            self.uploads.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(packed.getbuffer())
+        scan.save(self.upload_path(completion_id), originals)
 
     def load_scan(self, completion_id: str) -> Scan:
         """Read the scan back. Raises FileNotFoundError when there is none."""
-        with zipfile.ZipFile(self.upload_path(completion_id)) as archive:
-            return Scan.from_bytes(archive.read(SCAN))
+        return Scan.load(self.upload_path(completion_id))
 
     def save_mesh(self, completion_id: str, mesh: bytes, format: MeshFormat, sample: int = 0) -> None:
         """Keep a finished mesh; a second attempt of the same completion replaces it whole."""
@@ -78,7 +64,7 @@ class Storage:
 
     def upload_path(self, completion_id: str) -> Path:
         """Where the scan lies, with the files it came from."""
-        return self.uploads / f"{_checked(completion_id)}.zip"
+        return self.uploads / f"{_checked(completion_id)}.safetensors"
 
     def scan_ply(self, completion_id: str) -> Path:
         """Where its points lie for people and their tools; written when first asked for.
@@ -109,7 +95,7 @@ class Storage:
     def ages(self) -> dict[str, float]:
         """Every completion of which there is anything, and how many seconds ago something was added last."""
         now, ages = time.time(), {}
-        for path in chain(self.uploads.glob("*.zip"), self.root.glob("*")):  # results come later
+        for path in chain(self.uploads.glob("*.safetensors"), self.root.glob("*")):  # results come later
             with suppress(FileNotFoundError):
                 ages[path.stem] = now - path.stat().st_mtime
         return ages

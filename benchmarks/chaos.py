@@ -235,6 +235,7 @@ def disk_full(siege: Siege) -> float:
     time.sleep(1)
     for pid in pids:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert refused == 3, "an upload was stored: the disk was not full for those that read them"
     siege.rows[-1].note = f"{refused} of 3 uploads refused meanwhile"
     after = siege.submit(priority="high")
     return siege.within(lambda: (now := siege.status(after)) is not None and now.status == "succeeded")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from app.access import Owner, TheService
 from app.errors import ProblemRaised
 from app.logs import request_id
-from app.queue import Ticket
+from app.queue import Asked, Ticket, new_id
 from app.routes.answers import as_file, described, get_and_head
 from app.routes.entries import HEADERS, accepted, key_of, looked_at, page_of
 from app.routes.results import MEDIA_TYPES, files
@@ -54,14 +54,14 @@ async def _accepted(
         if end.completion is not None:
             await run_in_threadpool(service.check_start, owner, end.completion, options.model)
 
-    async def submit(interpolation_id: str, claim: str | None) -> Interpolation:
-        ticket = Ticket(owner, claim=claim, trace=carried(), request_id=request_id.get())
-        return await run_in_threadpool(service.queue.submit, interpolation_id, options, ticket)
+    ticket = Ticket(owner, trace=carried(), request_id=request_id.get())
+    asked = Asked(new_id(), options, ticket)
 
-    def request() -> str:
-        return hashlib.sha256(f"interpolation {options.model_dump_json()}".encode()).hexdigest()
+    async def submit(claim: str | None) -> Interpolation:
+        known = replace(ticket, claim=claim)
+        return await run_in_threadpool(service.queue.submit, asked.entry_id, options, known)
 
-    return await service.once(Interpolation, owner, key, request, submit)
+    return await service.once(Interpolation, asked, key, f"interpolation {options.model_dump_json()}", submit)
 
 
 @router.get("", responses=described(400, 503))

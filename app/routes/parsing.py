@@ -1,18 +1,18 @@
-"""Query and form, read straight into models, and described as FastAPI would describe them.
+"""Queries, read straight into models, and described as FastAPI would describe them.
 
 FastAPI reads them field by field, which takes longer than all the rest of a submission (decision 25).
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, cast
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
-from starlette.datastructures import FormData
+from starlette.types import Receive, Scope, Send
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -22,31 +22,21 @@ class Direct(APIRoute):
     Response. FastAPI only describes it.
     """
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """What is called for each request."""
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["method"] not in (self.methods or ()):
+            return await super().handle(scope, receive, send)
         endpoint = cast(Callable[..., Awaitable[Response]], self.endpoint)
-
-        async def handle(request: Request) -> Response:
-            return await endpoint(request, **request.path_params)
-
-        return handle
+        response = await endpoint(Request(scope, receive, send), **scope["path_params"])
+        return await response(scope, receive, send)
 
 
 def query_of(request: Request, model: type[M]) -> M:
     """The query as a model; of what comes several times the last counts. Raises RequestValidationError."""
-    return _validated(model, dict(request.query_params), "query")
-
-
-def form_of(form: FormData, model: type[M]) -> M:
-    """A form as a model whose fields are all lists. Raises RequestValidationError."""
-    return _validated(model, {name: form.getlist(name) for name in form}, "body")
-
-
-def _validated(model: type[M], given: dict[str, Any], where: str) -> M:
     try:
-        return model.model_validate(given)
+        return model.model_validate(dict(request.query_params))
     except ValidationError as error:
-        items = [{**item, "loc": (where, *item["loc"])} for item in error.errors()]
+        items = [{**item, "loc": ("query", *item["loc"])} for item in error.errors()]
         raise RequestValidationError(items) from None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from app.scans.confinement import may_write
 from app.scans.scan import Bytes, Floats, ScanRefused, ScanView, too_many_points
 
 E57 = b"ASTM-E57"
@@ -58,16 +58,11 @@ def _check_xml(data: bytes) -> None:
 
 @contextmanager
 def _as_file(data: bytes) -> Iterator[str]:
-    """A path in memory under which the library finds the bytes: the only file that a reader ever writes."""
+    """A path in memory under which the library finds the bytes."""
     descriptor = os.memfd_create("scan.e57")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-        try:
-            with os.fdopen(os.dup(descriptor), "wb") as file:
-                file.write(data)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        with may_write(), os.fdopen(os.dup(descriptor), "wb") as file:
+            file.write(data)
         yield f"/proc/self/fd/{descriptor}"
     finally:
         os.close(descriptor)

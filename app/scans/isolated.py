@@ -1,22 +1,23 @@
-"""Reads scans in child processes, which are kept warm and killed when they take too long."""
+"""Reads submissions in child processes, which are kept warm and killed when they take too long."""
 
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import logging
 import os
+import resource
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
 from threading import Thread
-from typing import Any
+from typing import IO, Any
 
-from app.scans.child import length_of, message, receive
-from app.scans.reader import Attachments, Limits, Upload
+from app.scans.child import LARGEST
+from app.scans.reader import Limits
 from app.scans.scan import ScanRefused
 
 log = logging.getLogger(__name__)
@@ -24,21 +25,40 @@ log = logging.getLogger(__name__)
 START_S = 60.0
 """A child that is not ready by then will not be: imports take a second, and more on a busy machine."""
 
+INLINE = 2**16
+"""Bytes of a body that goes along in a message: every system lets messages be so large."""
 
-BUFFER = 4 * 2**20
-"""Bytes on the way, if the system lets us: a scan that fits needs no turns of writing and reading."""
+
+@dataclass
+class Body:
+    """What came in a request, as it came."""
+
+    content: bytes | IO[bytes]
+    """An open file, where it is larger than `INLINE`."""
+    content_type: str
+
+    def write(self, part: bytes) -> None:
+        """Add a part to the file, which takes the place of what was in memory."""
+        if isinstance(self.content, bytes):
+            begun, self.content = self.content, TemporaryFile()  # noqa: SIM115 (see `close`)
+            self.content.write(begun)
+        self.content.write(part)
+        self.content.flush()
+
+    def close(self) -> None:
+        """It is needed no more."""
+        if not isinstance(self.content, bytes):
+            self.content.close()
 
 
 @dataclass(frozen=True)
-class PackedScan:
-    """A scan as `Scan.to_bytes` has it, and what was left out of it."""
+class Stored:
+    """What a submission was found to hold, which now lies in a file."""
 
-    data: bytes = field(repr=False)  # asyncio writes out what a task returns
     warnings: list[str]
-
-    def to_bytes(self) -> bytes:
-        """Those."""
-        return self.data
+    """What was left out of the scan."""
+    digest: str
+    """Tells its content from others; "" unless asked for."""
 
 
 class ChildEnded(Exception):
@@ -46,14 +66,12 @@ class ChildEnded(Exception):
 
 
 class Child:
-    """One process that reads one scan at a time."""
+    """One process that reads one submission at a time."""
 
     def __init__(self, memory: int) -> None:
         threads = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1")
         kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "LANG") if name in os.environ}
-        self.socket, theirs = socket.socketpair()
-        for end in (self.socket, theirs):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+        self.socket, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
         self.socket.setblocking(False)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "app.scans.child", str(memory)],
@@ -65,32 +83,33 @@ class Child:
         theirs.close()
         self.warm = False
 
-    async def ask(self, header: dict[str, Any], blobs: list[bytes], seconds: float) -> dict[str, Any]:
-        """Its answer, with the blob under `scan`. Raises ChildEnded."""
+    async def ask(self, asked: dict[str, Any], content: bytes | IO[bytes], seconds: float) -> dict[str, Any]:
+        """Its answer. Raises ChildEnded."""
         try:
             if not self.warm:
                 await self._answer(START_S)
                 self.warm = True
-            return await self._answer(seconds, message(header, blobs))
+            self._send(json.dumps(asked).encode(), content)
+            return await self._answer(seconds)
         except TimeoutError:
             raise ChildEnded(f"no answer after {seconds:g} s") from None
         except (EOFError, OSError, ValueError) as error:
             raise ChildEnded(str(error) or "it ended") from None
 
-    async def _answer(self, seconds: float, request: bytes = b"") -> dict[str, Any]:
-        async with asyncio.timeout(seconds):
-            await asyncio.get_running_loop().sock_sendall(self.socket, request)
-            came = bytearray()
-            while len(came) < length_of(came):
-                came += await self._part(length_of(came) - len(came))
-        answer, scans = receive(io.BytesIO(came).read)
-        return {**answer, "scan": scans[0] if scans else None}
+    def _send(self, line: bytes, content: bytes | IO[bytes]) -> None:
+        """There is room for it: none is sent before the last one was answered."""
+        if isinstance(content, bytes):
+            self.socket.send(b"%b\n%b" % (line, content))
+        else:
+            socket.send_fds(self.socket, [line, b"\n"], [content.fileno()])
 
-    async def _part(self, missing: int) -> bytes:
-        size = min(max(missing, 2**16), 2**20)
-        if not (part := await asyncio.get_running_loop().sock_recv(self.socket, size)):
+    async def _answer(self, seconds: float) -> dict[str, Any]:
+        async with asyncio.timeout(seconds):
+            message = await asyncio.get_running_loop().sock_recv(self.socket, LARGEST)
+        if not message:
             raise EOFError
-        return part
+        answer: dict[str, Any] = json.loads(message)
+        return answer
 
     def end(self) -> None:
         """Kill it. Its memory may take a moment to go, which nobody waits for."""
@@ -113,18 +132,29 @@ class Readers:
             self.free.append(Child(self.memory))
 
     async def read(
-        self, uploads: Sequence[Upload], beside: Attachments | None = None, limits: Limits | None = None
-    ) -> PackedScan:
-        """As `read_scan`. Raises ScanRefused, also when the file was too much for its reader."""
-        header, blobs = _packed(uploads, beside or Attachments(), limits or Limits(), self.seconds)
-        async with self.turn:
-            return _result(await self._answer(header, blobs))
+        self, body: Body, path: Path, limits: Limits | None = None, digest: bool = False
+    ) -> Stored:
+        """Read a submission, and write its scan and the files it came from to a new file.
 
-    async def _answer(self, header: dict[str, Any], blobs: list[bytes]) -> dict[str, Any]:
+        Raises ScanRefused, also when it was too much for its reader, and OSError when it cannot be written.
+        What lies at `path` after an error is to be removed.
+        """
+        asked = {
+            "type": body.content_type,
+            "path": str(path),
+            "limits": vars(limits or Limits()),
+            "seconds": self.seconds,
+            "digest": digest,
+            "file_bytes": resource.getrlimit(resource.RLIMIT_FSIZE)[0],  # as many as we may write ourselves
+        }
+        async with self.turn:
+            return _result(await self._answer(asked, body.content))
+
+    async def _answer(self, asked: dict[str, Any], content: bytes | IO[bytes]) -> dict[str, Any]:
         child = self.free.pop() if self.free else await asyncio.to_thread(Child, self.memory)
         keep = False
         try:
-            answer = await child.ask(header, blobs, self.seconds)
+            answer = await child.ask(asked, content, self.seconds)
             keep = answer.get("broken") != "MemoryError"  # one that ran out of it still holds much of it
         except ChildEnded as error:
             log.warning("a scan ended its reader: %s", error)
@@ -142,27 +172,12 @@ class Readers:
             self.free.pop().end()
 
 
-def _packed(
-    uploads: Sequence[Upload], beside: Attachments, limits: Limits, seconds: float
-) -> tuple[dict[str, Any], list[bytes]]:
-    texts = {
-        name: list(values) for name, values in vars(beside).items() if name not in ("mask", "color_image")
-    }
-    header = {
-        "names": [upload.name for upload in uploads],
-        "texts": texts,
-        "mask": len(beside.mask),
-        "color_image": len(beside.color_image),
-        "limits": vars(limits),
-        "seconds": seconds,
-    }
-    return header, [*(upload.data for upload in uploads), *beside.mask, *beside.color_image]
-
-
-def _result(answer: dict[str, Any]) -> PackedScan:
+def _result(answer: dict[str, Any]) -> Stored:
     if "refused" in answer:
-        code, detail, status = answer["refused"]
-        raise ScanRefused(code, detail, status)
+        code, detail, status, flaws = answer["refused"]
+        raise ScanRefused(code, detail, status, flaws)
+    if "unstored" in answer:
+        raise OSError(*answer["unstored"])
     if "broken" in answer:
         log.warning("a scan could not be read: %s", json.dumps(answer["broken"]))
         if answer["broken"] == "MemoryError":
@@ -172,4 +187,4 @@ def _result(answer: dict[str, Any]) -> PackedScan:
             raise ScanRefused("needs_too_much_memory", told, status=413)
         told = "The file made its reader fail. Open it in another program and save it anew."
         raise ScanRefused("unreadable_scan", told)
-    return PackedScan(answer["scan"], answer["warnings"])
+    return Stored(answer["warnings"], answer["digest"])

@@ -167,15 +167,15 @@ def test_an_accepted_request_keeps_its_key_and_its_scan_whatever_fails_after_tha
     api, settings, monkeypatch, error
 ):
     key = {"Idempotency-Key": "order 1"}
-    queue = api.app.state.service.queue
-    submit_them = queue.submit_many
+    arrivals = api.app.state.service.arrivals
+    submit_them = arrivals.work
 
     def fail_after(asked):
         submit_them(asked)
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(queue, "submit_many", fail_after)
+        patch.setattr(arrivals, "work", fail_after)
         assert submit(api, key).status_code in (500, 503)
     again = submit(api, key)
     assert again.status_code == 202 and ids(api.get("/v1/completions")) == [again.json()["id"]]

@@ -17,7 +17,7 @@ import trimesh
 from pypcd4 import Encoding, PointCloud
 from scan_files import npy, npz, ply, sphere
 
-from app.scans import Limits, Readers, Scan, ScanRefused, Upload, read_scan
+from app.scans import Body, Limits, Readers, Scan, ScanRefused, Upload, read_scan
 
 POINTS = sphere()
 NORMALS = POINTS / np.linalg.norm(POINTS, axis=1, keepdims=True)
@@ -245,13 +245,13 @@ def test_a_bad_e57_is_refused_before_its_library_sees_more_than_it_must():
 
 
 @has_e57
-def test_an_e57_is_read_in_the_child_which_may_write_no_other_file():
-    readers = Readers(count=1, memory=2**31, seconds=60)
+def test_an_e57_is_read_in_the_child_which_may_write_no_other_file_while_it_reads(tmp_path):
+    readers, data = Readers(count=1, memory=2**31, seconds=60), e57(({"points": POINTS}, [0, 0, 0]))
     try:
-        packed = asyncio.run(readers.read([Upload(e57(({"points": POINTS}, [0, 0, 0])), "a")]))
+        asyncio.run(readers.read(Body(data, "application/octet-stream"), tmp_path / "scan"))
     finally:
         readers.close()
-    assert len(Scan.from_bytes(packed.to_bytes()).views[0].points) == len(POINTS)
+    assert len(Scan.load(tmp_path / "scan").views[0].points) == len(POINTS)
 
 
 @has_e57

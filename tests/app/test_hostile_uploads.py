@@ -9,7 +9,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from asking import client_of, kept
+from asking import client_of, kept, problem, submit
 from processes import settings_at
 from scan_files import (
     INTRINSICS,
@@ -384,3 +384,33 @@ def refused(answer, status, code):
     assert answer.headers["content-type"] == "application/problem+json"
     assert problem["instance"] == "/v1/completions"
     assert len(problem["detail"]) > 15
+
+
+# Forms
+
+
+def part(name, value):
+    head = f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'
+    return head.encode("latin-1") + value + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "status", "code"),
+    [
+        ("multipart/form-data; boundary=" + "\xff" * 15_000, b"--x", 400, "bad_request"),
+        ("multipart/form-data; boundary=x", b"--x\r\n" * 100_000, 400, "bad_request"),
+        ("multipart/form-data; boundary=x", part("scan", b"text") * 900 + b"--x--", 422, "invalid_request"),
+        ("multipart/form-data; boundary=x", part("scan", b"text") * 1100 + b"--x--", 400, "bad_request"),
+        ("multipart/form-data; boundary=x", part("\xff" * 4000, b"") * 99 + b"--x--", 400, "unknown_field"),
+        ("multipart/form-data; boundary=x", part("scan", b"y" * 10**6), 422, "invalid_request"),
+    ],
+    ids=["long boundary", "no parts", "many texts", "many parts", "long names", "large text"],
+)
+def test_a_hostile_form_is_refused_and_its_reader_lives(api, kind, body, status, code):
+    submit(api)
+    readers = api.app.state.service.readers
+    before = {child.process.pid for child in readers.free}
+    headers = {"Content-Type": kind.encode("latin-1")}
+    answer = api.post("/v1/completions?model=tiny", content=body, headers=headers)
+    assert len(problem(answer, status, code).detail) < 5000
+    assert {child.process.pid for child in readers.free} == before

@@ -159,7 +159,7 @@ def test_an_archive_may_hold_the_viewpoint_and_the_form_goes_before_it():
     assert view(data, "a.npz", viewpoint="[4, 5, 6]").viewpoint.tolist() == [4, 5, 6]
 
 
-def test_a_scan_survives_storage_exactly():
+def test_a_scan_survives_storage_exactly(tmp_path):
     cloud = npz(points=sphere(), normals=sphere(), colors=COLORS)
     beside = Attachments(
         viewpoint=["[1, 2, 3]"], intrinsics=[INTRINSICS], mask=[png(MASK)], camera_to_world=[IDENTITY]
@@ -167,7 +167,9 @@ def test_a_scan_survives_storage_exactly():
     damaged = npy(np.vstack([sphere(80), [[np.nan] * 3]]))
     files = [Upload(cloud, "a.npz"), Upload(png(DEPTH), "d.png"), Upload(damaged, "b.npy")]
     scan = read_scan(files, beside)
-    again = Scan.from_bytes(scan.to_bytes())
+    path = tmp_path / "folder" / "scan.safetensors"
+    scan.save(path, {"scan-1": cloud, "mask-1": b""})
+    again = Scan.load(path)
     assert (len(again.views), again.up) == (3, scan.up)
     assert again.warnings == scan.warnings == ["Scan 3 of 3: 1 of 81 points left out: not finite."]
     for one, other in zip(again.views, scan.views, strict=True):
