@@ -20,7 +20,7 @@ from torch import Tensor
 
 from model.elementwise import Elementwise
 from model.field import Field, at_a_time
-from model.latent import INSIDE, OUTSIDE, SURFACE, Rows
+from model.latent import OUTSIDE, SURFACE, Rows
 from model.placement import Placements
 
 REACHES = (0.5, 0.15)
@@ -204,7 +204,7 @@ def correction_of(base: Field, rows: Rows, points: Tensor, noise: float) -> Corr
     `rows` are those of one problem, `points` (K, 3) where they lie in the canonical frame; `noise` is the
     standard deviation of measured points, canonical units.
     """
-    inside = ~(rows.only_in_ball[0] & (points.norm(dim=1) > 1)) & (rows.kind[0] != INSIDE)
+    inside = ~(rows.only_in_ball[0] & (points.norm(dim=1) > 1))
     points, kind = points[inside], rows.kind[0][inside]
     lower, upper = _bounds(rows, inside, kind)
     field = base.distance(points)

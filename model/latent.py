@@ -42,15 +42,15 @@ from model.trees import mapped
 A = TypeVar("A")
 R = TypeVar("R")
 
-SURFACE, OUTSIDE, INSIDE, FREE, BACKGROUND = range(5)
+SURFACE, OUTSIDE, FREE, BACKGROUND = range(4)
 CPU_ROWS = 2048
 """Rows that a CPU evaluates at a time: what goes from layer to layer then stays in its caches, which makes a
 step of a decoder of 256 features 1.3 times as fast, and one of many problems no slower than of few."""
 
 _recorder = Recorder()
 
-KINDS = ("surface", "outside", "inside", "free space", "background")
-"""Kinds of rows: measured points, η off them to either side, lines of sight, rays that met nothing."""
+KINDS = ("surface", "outside", "free space", "background")
+"""Kinds of rows: measured points, η off them towards the sensor, lines of sight, rays that met nothing."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Rows:
     """
 
     points: Tensor  # (B, K, 3) in the observation's frame, before the placement
-    offsets: Tensor  # (B, K, 3) canonical units, observation's axes: ±η along the normal
+    offsets: Tensor  # (B, K, 3) canonical units, observation's axes: η along the normal, or 0
     lower: Tensor  # (B, K) signed distance, canonical units
     upper: Tensor  # (B, K)
     weights: Tensor  # (B, K)

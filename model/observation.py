@@ -16,7 +16,7 @@ from scipy.spatial import ConvexHull, Delaunay, QhullError
 
 from model import cleaning, ranges
 from model.frame import Similarity, upright
-from model.latent import BACKGROUND, FREE, INSIDE, OUTSIDE, SURFACE, Rows
+from model.latent import BACKGROUND, FREE, OUTSIDE, SURFACE, Rows
 from model.neighbours import Neighbours, least_axes
 
 Array = NDArray[np.float64]
@@ -351,7 +351,7 @@ def _background_samples(directions: Array, surface: Array, eye: Array, rng: np.r
 class RowWeights:
     """How the parts of an observation are weighed; each part's rows share its weight."""
 
-    eta: float = 0.03  # η: distance off the surface of the two samples along the normal, canonical units
+    eta: float = 0.03  # η: distance off the surface of the sample along the normal, canonical units
     eta_in_noise: float = 2.5  # … and at least so many standard deviations of the noise
     surface: float = 1.0
     free: float = 4.0
@@ -372,21 +372,20 @@ def rows_of(
 ) -> Rows:
     """Random rows of an observation, (1, K): about `counts[0]` of the surface, `counts[1]` of free space.
 
-    With a skin τ the field is −τ on the surface. The row below the surface is an interval, since a part
-    may be thinner than η.
+    With a skin τ the field is −τ on the surface. There are no rows below it (DeepSDF's −η): how thick a
+    part is there nobody saw, and many are thinner than η.
     """
     rng = np.random.default_rng(seed)
     eta = weights.eta_for(observation)
     sided = _finite(observation.normals)
-    count = counts[0] // 3 if sided.any() else counts[0]
-    share = weights.surface / 3 if sided.any() else weights.surface
+    count = counts[0] // 2 if sided.any() else counts[0]
+    share = weights.surface / 2 if sided.any() else weights.surface
     on = _pick(observation.surface, count, rng)
     parts = [_part(SURFACE, observation.surface[on], None, -skin, -skin, share)]
     on = on[sided[on]]
     if len(on):
         surface, normals = observation.surface[on], observation.normals[on]
         parts.append(_part(OUTSIDE, surface, eta * normals, eta - skin, eta - skin, share))
-        parts.append(_part(INSIDE, surface, -eta * normals, -eta - skin, -skin, share))
     empty = (
         (FREE, observation.free, weights.free),
         (BACKGROUND, observation.background, weights.background),

@@ -26,7 +26,7 @@ from model.correction import (
     wendland,
 )
 from model.field import with_gradient
-from model.latent import BACKGROUND, FREE, INSIDE, OUTSIDE, SURFACE, Rows
+from model.latent import BACKGROUND, FREE, OUTSIDE, SURFACE, Rows
 from model.placement import Placements
 from model.surface import extract_surface
 
@@ -242,14 +242,13 @@ def test_free_space_that_is_free_changes_nothing() -> None:
     assert torch.allclose(both.distance(points), alone.distance(points), atol=2e-3)
 
 
-def test_rows_out_of_the_ball_and_rows_inside_say_nothing() -> None:
-    """Beyond the ball nothing is meshed, and how thick a part is below its surface nobody saw."""
+def test_rows_out_of_the_ball_say_nothing() -> None:
+    """Nothing is meshed there."""
     front = seen_bump()
     surface = rows_at(front, SURFACE, 0, 0)
     beyond = rows_at(1.2 * front / front.norm(dim=1, keepdim=True), FREE, 5.0, math.inf)
-    inside = rows_at(0.5 * front, INSIDE, 3.0, 4.0)
     points = as_tensor(ball_points(1000, np.random.default_rng(12)))
-    alone, more = corrected(surface), corrected(together(surface, beyond, inside))
+    alone, more = corrected(surface), corrected(together(surface, beyond))
     assert torch.equal(alone.distance(points), more.distance(points))
 
 

@@ -403,7 +403,10 @@ def test_the_command_writes_the_report_and_then_compares_the_checkpoint_with_its
     assert "2 test shapes unseen by both" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("part", [["--quick"], ["--limit", "1"], ["--sections", "known"]])
+PARTS = [["--quick"], ["--limit", "1"], ["--sections", "known"], ["--methods", "ours"]]
+
+
+@pytest.mark.parametrize("part", PARTS)
 def test_a_part_of_the_evaluation_is_not_published(
     setup: Setup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: list[str]
 ) -> None:

@@ -15,11 +15,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import get_args
 
 from model.checkpoint import BadCheckpoint, load_checkpoint, own_rows, read_card, write_card
 from model.training.evaluate.against import differences, print_differences, unseen_by_both
 from model.training.evaluate.ledger import Ledger, fingerprint, measured
-from model.training.evaluate.measuring import Measured, Setup
+from model.training.evaluate.measuring import Extent, Measured, Setup
 from model.training.evaluate.report import card_figures, write_report
 from model.training.evaluate.sheets import draw, reliability, sheets
 from model.training.evaluate.summary import print_tables, summary
@@ -38,7 +39,7 @@ def evaluate(options: argparse.Namespace) -> int:
     print_tables(figures)
     if options.json:
         options.json.write_text(json.dumps([one.record() for one in found], indent=1))
-    if options.split == "test" and options.selection.whole and not options.quick:
+    if options.split == "test" and options.selection.whole and setup.extent == "all":
         publish(setup, todo, found, options.jobs)
     ours = figures.get("completion", {}).get("ours")
     if ours:
@@ -82,7 +83,7 @@ def compare(options: argparse.Namespace) -> int:
 
 def setup_of(options: argparse.Namespace, folder: Path) -> Setup:
     """Of one of the checkpoints."""
-    return Setup(folder, options.data, options.device, "no adam" if options.quick else "all")
+    return Setup(folder, options.data, options.device, "no adam" if options.quick else options.methods)
 
 
 def ledger_of(options: argparse.Namespace, setup: Setup) -> Ledger:
@@ -136,6 +137,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
     parser.add_argument("--views", type=int, default=6, help="views of each unseen shape")
     parser.add_argument("--limit", type=int, help="at most so many shapes of a section, at even intervals")
+    parser.add_argument(
+        "--methods",
+        choices=get_args(Extent),
+        default="all",
+        help="what is measured; but for all nothing is published",
+    )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--quick", action="store_true", help="one shape a section, no Adam, nothing written")
