@@ -110,14 +110,6 @@ class Placements:
         scale = (self.log_scale - start.log_scale)[:, None]
         return torch.cat([scale, self.translation - start.translation, turn], dim=1)
 
-    def where(self, taken: Tensor, other: Placements) -> Placements:
-        """`other` where `taken` (B,) holds, else this."""
-        return Placements(
-            torch.where(taken, other.log_scale, self.log_scale),
-            torch.where(taken[:, None, None], other.rotation, self.rotation),
-            torch.where(taken[:, None], other.translation, self.translation),
-        )
-
     def similarity(self, index: int) -> Similarity:
         """One of them as plain numbers, its rotation orthogonal to double precision."""
         left, _, right = np.linalg.svd(self.rotation[index].detach().cpu().double().numpy())

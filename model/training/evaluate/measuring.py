@@ -16,7 +16,7 @@ from torch import Tensor
 from model.checkpoint import load_checkpoint
 from model.codes import between
 from model.completion import Completer, CompletionError
-from model.mesh import Mesh, to_trimesh
+from model.mesh import Mesh, parts_of, to_trimesh
 from model.metrics import CHAMFER_POINTS, FAILED, NAN, chamfer_distance, compare, sample_surface
 from model.observation import UnusableScan
 from model.surface import NoSurface
@@ -49,8 +49,6 @@ STEPS = 5
 """Shapes on a way, both ends among them."""
 
 SCREENED_POINTS, COMPARED_SHAPES = 500, 3
-PART = 0.01
-"""Share of a mesh's area from which a connected part counts: less is a crumb, which completions drop too."""
 
 
 @dataclass(frozen=True)
@@ -197,15 +195,9 @@ def _shape_figures(mesh: Mesh | None, surface: Floats | None, setup: Setup) -> d
         return {"closed": 0.0, "one_part": 0.0, "nearest": NAN}
     return {
         "closed": float(to_trimesh(mesh).is_watertight),
-        "one_part": float(parts(mesh) == 1),
+        "one_part": float(parts_of(mesh) == 1),
         "nearest": 1000 * nearest_training_shape(surface, setup),
     }
-
-
-def parts(mesh: Mesh) -> int:
-    """Connected parts of a mesh, crumbs aside."""
-    areas = [part.area for part in to_trimesh(mesh).split(only_watertight=False)]
-    return sum(area > PART * sum(areas) for area in areas)
 
 
 @torch.no_grad()

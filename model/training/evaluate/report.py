@@ -31,10 +31,10 @@ NOTES = {
     "moves points by about 0.06, a thirtieth of the shape.",
     "interpolation": f"At most {PAIRS} pairs of training shapes of one category; the codes a quarter, half "
     "and three quarters of the way are decoded. Closed: share of watertight meshes. One part: share in one "
-    "connected part, crumbs under 1 % of the area aside; below that of the ends, shapes fall apart on the "
-    "way. The Chamfer distance to the nearest original of any training shape tells new shapes from copies: "
-    "copies are as near as the ends. Longest step: of the four steps of a way, in root Chamfer distance; "
-    "0.25 is even, and near 1 a shape jumps into the other.",
+    "connected part, crumbs under 1 % of the largest one's area aside; below that of the ends, shapes "
+    "fall apart on the way. The Chamfer distance to the nearest original of any training shape tells "
+    "new shapes from copies: copies are as near as the ends. Longest step: of the four steps of a way, "
+    "in root Chamfer distance; 0.25 is even, and near 1 a shape jumps into the other.",
 }
 METRICS = (
     "CD, Chamfer distance: mean squared distance both ways, summed, 30,000 points, ×10³. EMD, earth "
