@@ -22,11 +22,16 @@ from model.neighbours import Neighbours
 from model.proximity import nearest_on_mesh
 from model.streams import device_here
 
+Booleans = NDArray[np.bool_]
+
 Format = Literal["glb", "ply", "obj", "stl"]
 FORMATS: tuple[Format, ...] = ("glb", "ply", "obj", "stl")
 
 SEEN_SHARE = 1e-3
 """Share of the observed points from which a connected part counts as seen: fewer may be strays."""
+
+GAP = 0.03
+"""Of the box's diagonal: a part that comes so near to another belongs to it: the joint was made too thin."""
 
 DEVIATION = "_DEVIATION"
 """GLB vertex attribute of the standard deviation: glTF wants own names to begin with an underscore."""
@@ -115,20 +120,30 @@ def components_of(mesh: Mesh, share: float, seen: NDArray[np.float64] | None = N
     """The connected parts with at least this share of the area of the largest, as closed as they were.
 
     With (N, 3) points that were `seen` of the object, a part beside the largest must also be nearest to some
-    of them: one that hangs in the air where nothing was seen is made up.
+    of them, or stand next to such a one: what hangs in the air where nothing was seen is made up.
     """
     labels, areas = _parted(mesh)
     large = areas >= share * areas.max()
     if seen is not None and np.count_nonzero(large) > 1:
         _, vertices = Neighbours(mesh.vertices).nearest(seen)
         of_part = np.bincount(labels[vertices], minlength=len(areas))
-        large &= (of_part >= SEEN_SHARE * len(seen)) | (areas == areas.max())
+        sure = large & ((of_part >= SEEN_SHARE * len(seen)) | (areas == areas.max()))
+        large &= sure | _beside(mesh, labels, large, sure)
     if large.all():
         return mesh
     kept = large[labels]
     number = np.cumsum(kept) - 1
     faces = number[mesh.faces[kept[mesh.faces[:, 0]]]].astype(np.int32)
     return mesh.with_vertices_of(np.flatnonzero(kept), faces)
+
+
+def _beside(mesh: Mesh, labels: NDArray[np.int32], parts: Booleans, others: Booleans) -> Booleans:
+    """Which of the `parts` (P,) come near to one of the `others`: (P,)."""
+    gap = GAP * float(np.linalg.norm(np.ptp(mesh.vertices, axis=0)))
+    them, near = Neighbours(mesh.vertices[others[labels]]), np.zeros(len(parts), bool)
+    for part in np.flatnonzero(parts & ~others):
+        near[part] = them.nearest(mesh.vertices[labels == part])[0].min() < gap
+    return near
 
 
 def simplified(mesh: Mesh, target_faces: int) -> Mesh:

@@ -125,6 +125,16 @@ def test_a_part_of_which_nothing_was_seen_goes(ball: Mesh) -> None:
     assert to_trimesh(components_of(two, 0.01, stray)).body_count == 1
 
 
+@pytest.mark.parametrize(("gap", "count"), [(0.03, 2), (0.3, 1)])
+def test_an_unseen_part_stays_that_stands_next_to_a_seen_one(ball: Mesh, gap: float, count: int) -> None:
+    """As a leg does whose joint was made too thin. The box's diagonal is about 2."""
+    radius = float(ball.vertices[:, 0].max())
+    other = 0.5 * ball.vertices + [1.5 * radius + gap, 0, 0]
+    far = np.concatenate([ball.vertices, other], dtype=np.float32)
+    two = Mesh(far, np.concatenate([ball.faces, ball.faces + len(ball.vertices)], dtype=np.int32))
+    assert to_trimesh(components_of(two, 0.01, ball.vertices.astype(float))).body_count == count
+
+
 def test_a_glb_compressed_with_draco_is_smaller_and_as_closed(ball: Mesh) -> None:
     mesh = replace(ball, deviation=np.ones(len(ball.vertices), np.float32))
     content = to_glb(mesh, draco=True)
