@@ -10,10 +10,10 @@ import argparse
 import asyncio
 import io
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
-from tempfile import SpooledTemporaryFile, TemporaryDirectory
+from tempfile import TemporaryDirectory
 from time import perf_counter
-from typing import IO, cast
 
 import numpy as np
 from rich.console import Console
@@ -49,10 +49,12 @@ def fastest_ms(works: Sequence[Callable[[], object]], times: int) -> list[float]
 
 async def hand_over(readers: Readers, data: bytes, path: Path) -> None:
     """As the API does: what is large goes into a file first."""
-    with SpooledTemporaryFile(INLINE) as file:
-        file.write(data)
-        file.seek(0)
-        await readers.read(Body(data if len(data) <= INLINE else cast(IO[bytes], file), RAW), path)
+    with closing(Body(b"", RAW)) as body:
+        if len(data) <= INLINE:
+            body.content = data
+        else:
+            body.write(data)
+        await readers.read(body, path)
 
 
 def both_ways(readers: Readers, data: bytes, path: Path) -> list[Callable[[], object]]:

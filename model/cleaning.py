@@ -113,7 +113,7 @@ def _small_and_far(points: Array, links: Links | None) -> Mask:
     away = []
     for label in order[~np.isin(order, labels[some][kept])]:
         one = labels[some] == label
-        gap = Neighbours(points[some][kept]).nearest(points[some][one])[0].min()
+        gap = Neighbours(points[some][kept]).gap(points[some][one])
         small = counts[label] < SMALL_CLUSTER * len(points) * gap / size
         if small and gap > max(FAR_CLUSTER * size, FAR_FOR_ITS_SIZE * _diagonal(points[some][one])):
             away.append(label)
@@ -371,7 +371,7 @@ def _belonging(points: Array, labels: Indices, seed: int, parts: Indices, plane:
     ours = [seed]
     for label in parts[parts != seed]:
         one, body = points[labels == label], points[np.isin(labels, ours)]
-        near = Neighbours(body).nearest(one)[0].min() < JOINED_GAP * _diagonal(body)
+        near = Neighbours(body).gap(one) < JOINED_GAP * _diagonal(body)
         if near or _over(plane, one, body) > JOINED_FOOTPRINT:
             ours.append(label)
     return ours

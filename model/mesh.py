@@ -142,7 +142,7 @@ def _beside(mesh: Mesh, labels: NDArray[np.int32], parts: Booleans, others: Bool
     gap = GAP * float(np.linalg.norm(np.ptp(mesh.vertices, axis=0)))
     them, near = Neighbours(mesh.vertices[others[labels]]), np.zeros(len(parts), bool)
     for part in np.flatnonzero(parts & ~others):
-        near[part] = them.nearest(mesh.vertices[labels == part])[0].min() < gap
+        near[part] = them.gap(mesh.vertices[labels == part]) < gap
     return near
 
 

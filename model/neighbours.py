@@ -50,6 +50,10 @@ class Neighbours:
         distances, numbers = (part.cpu().numpy() for part in found)
         return (distances[:, 0], numbers[:, 0]) if count == 1 else (distances, numbers)
 
+    def gap(self, others: ArrayLike) -> float:
+        """The least distance from any of these points to any of the others."""
+        return float(self.nearest(others)[0].min())
+
     @cached_property
     def _tree(self) -> cKDTree:
         return cKDTree(self.points)

@@ -1,7 +1,8 @@
 """From a partial scan to what it says of the signed-distance field.
 
-METHOD of DeepSDF, section 6.3: a measured point lies on the surface, a point η off it along the
-normal has distance ±η, and the line of sight before it is free. A scan is one view or several.
+METHOD of DeepSDF, section 6.3: a measured point lies on the surface, a point η off it along the normal has
+distance η, and the line of sight before it is free. Its −η behind the surface is left out (decision 16). A
+scan is one view or several.
 """
 
 from __future__ import annotations
