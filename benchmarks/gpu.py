@@ -164,8 +164,8 @@ def step_errors(here: Completer, exact: Checkpoint) -> tuple[float, float]:
 
 def stepped(decoder: Decoder, prior: CodePrior, rows: Rows, starts: Starts) -> tuple[Tensor, Tensor]:
     """E (B, 1) and its Hessian after a step."""
-    problems = Problems.start(rows, starts.codes, starts.placements, "upright")
-    solver = LevenbergMarquardt(decoder, prior, problems)
+    problems = Problems.start(rows, starts.codes, prior, starts.placements, "upright")
+    solver = LevenbergMarquardt(decoder, problems)
     solver.step()
     return solver.cost[:, None], solver.hessian
 

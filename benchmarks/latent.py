@@ -128,8 +128,8 @@ def levenberg_marquardt(checkpoint: Checkpoint, rows: Rows) -> Iterator[Tensor]:
     codes = screened(checkpoint, rows)
     for count in row_counts(len(rows)):
         settings = SETTINGS if len(codes) == 1 else replace(SETTINGS, steps=TRIED_STEPS)
-        problems = Problems.start(rows.some(torch.arange(count)), codes, settings=settings)
-        fit = LevenbergMarquardt(checkpoint.decoder, checkpoint.prior, problems, settings)
+        problems = Problems.start(rows.some(torch.arange(count)), codes, checkpoint.prior, settings=settings)
+        fit = LevenbergMarquardt(checkpoint.decoder, problems, settings)
         while not fit.finished:
             fit.step()
             yield _best(fit)
@@ -152,8 +152,10 @@ def screened(checkpoint: Checkpoint, rows: Rows) -> Tensor:
     """Starts (STARTS, L): the mean code and the best of the training shapes, deformed variants aside."""
     own = checkpoint.own_shapes
     codes, mean = checkpoint.codes[own], checkpoint.prior.mean[None]
-    problems = Problems.start(rows.some(torch.arange(min(SCREENING_ROWS, len(rows)))), codes)
-    costs = objective(checkpoint.decoder, checkpoint.prior, problems, SETTINGS)
+    problems = Problems.start(
+        rows.some(torch.arange(min(SCREENING_ROWS, len(rows)))), codes, checkpoint.prior
+    )
+    costs = objective(checkpoint.decoder, problems, SETTINGS)
     return torch.cat([mean, codes[costs.argsort()[: STARTS - 1]]])
 
 

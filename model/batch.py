@@ -180,7 +180,6 @@ def _alike(solver: LevenbergMarquardt) -> tuple[object, ...]:
     rows = solver.problems.rows
     return (
         id(solver.fields),
-        id(solver.prior),
         replace(solver.settings, steps=0),
         len(rows),
         rows.points.dtype,

@@ -15,11 +15,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.decoder import Decoder, DecoderSpec, without_weight_norm
+from model.encoder import Encoder, StaleEncoder, load_encoder
 from model.field import DecodedField
 from model.latent import CodePrior
 from model.starts import StartShapes, grids_of
 
 DECODER_FILE, LATENTS_FILE, CARD_FILE = "decoder.safetensors", "latents.safetensors", "card.json"
+ENCODER_FILE = "encoder.safetensors"  # a checkpoint may do without
 
 
 UNKNOWN_LIPSCHITZ = 4.0
@@ -48,6 +50,7 @@ class Checkpoint:
     card: dict[str, Any]
     prior: CodePrior
     starts: StartShapes  # training shapes that a fit may start from
+    encoder: Encoder | None = None  # what a scan suggests at first sight
     digest: str = ""  # SHA-256 of the decoder's weights: which checkpoint made a result
 
     @property
@@ -161,19 +164,23 @@ def read_card(folder: Path) -> dict[str, Any]:
     return card
 
 
-def load_checkpoint(folder: Path, device: str = "auto") -> Checkpoint:
+def load_checkpoint(folder: Path, device: str = "auto", encoder: bool = True) -> Checkpoint:
     """Load a checkpoint, frozen, on `device` ("auto", "cpu", "cuda"): the one place that chooses it.
+
+    With its encoder, if there is one and it is asked for.
 
     Raises BadCheckpoint if a file is missing or does not fit the card.
     """
     card = read_card(folder)
     try:
-        return _loaded(folder, card, choose_device(device))
+        return _loaded(folder, card, choose_device(device), encoder)
     except (OSError, RuntimeError, SafetensorError, KeyError, TypeError) as error:
         raise BadCheckpoint(f"{folder} cannot be loaded: {error}") from error
+    except StaleEncoder as error:
+        raise BadCheckpoint(str(error)) from error
 
 
-def _loaded(folder: Path, card: dict[str, Any], device: str) -> Checkpoint:
+def _loaded(folder: Path, card: dict[str, Any], device: str, with_encoder: bool) -> Checkpoint:
     decoder = Decoder(DecoderSpec(**card["decoder"]))
     decoder.load_state_dict(load_file(folder / DECODER_FILE))
     latents = load_file(folder / LATENTS_FILE, device=device)
@@ -181,6 +188,9 @@ def _loaded(folder: Path, card: dict[str, Any], device: str) -> Checkpoint:
     codes, extents, shapes = latents["codes"], latents["extents"], _shape_names(folder / LATENTS_FILE)
     # Older files do not say which rows their grids are of.
     rows = latents["starts"].tolist() if "starts" in latents else start_rows(shapes)
+    digest = hashlib.sha256((folder / DECODER_FILE).read_bytes()).hexdigest()
+    file = folder / ENCODER_FILE
+    encoder = load_encoder(file, device, digest) if with_encoder and file.exists() else None
     return Checkpoint(
         name=card["name"],
         decoder=decoder,
@@ -190,7 +200,8 @@ def _loaded(folder: Path, card: dict[str, Any], device: str) -> Checkpoint:
         card=card,
         prior=CodePrior.from_codes(codes),
         starts=StartShapes(codes[rows], extents[rows], latents["grids"]),
-        digest=hashlib.sha256((folder / DECODER_FILE).read_bytes()).hexdigest(),
+        encoder=encoder,
+        digest=digest,
     )
 
 

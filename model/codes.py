@@ -52,8 +52,8 @@ def encode_samples(
 def encode_rows(checkpoint: Checkpoint, rows: Rows) -> Tensor:
     """The code (L,) that fits the rows of one problem best, from the mean and the three nearest codes."""
     codes = torch.cat([checkpoint.prior.mean[None], nearest_codes(checkpoint, rows)[:3]])
-    problems = Problems.start(rows, codes, settings=ENCODING)
-    solver = LevenbergMarquardt(checkpoint.decoder, checkpoint.prior, problems, ENCODING)
+    problems = Problems.start(rows, codes, checkpoint.prior, settings=ENCODING)
+    solver = LevenbergMarquardt(checkpoint.decoder, problems, ENCODING)
     while not solver.finished:
         solver.step()
     return solver.codes[int(solver.cost.argmin())]

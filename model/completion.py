@@ -287,7 +287,7 @@ class Completer:
 
     def posterior(self, fit: Fit) -> Posterior:
         """How sure the fit is."""
-        return laplace(fit, self.checkpoint.prior, self.fitter.settings, self.calibration)
+        return laplace(fit, self.fitter.settings, self.calibration)
 
     def eta(self, observation: Observation) -> float:
         """η of an observation, canonical units."""

@@ -15,11 +15,12 @@ from torch import Tensor
 from model.batch import Steps, aside, to_the_end
 from model.checkpoint import Checkpoint
 from model.consensus import central
+from model.encoder import Encoder
 from model.frame import Similarity
 from model.latent import Adam, CodePrior, FitSettings, LevenbergMarquardt, Problems, Rows
 from model.observation import Observation, RowWeights, rows_of
-from model.placement import Placements, expected_placements
-from model.starts import Hypotheses, StartShapes, grids_of, screening
+from model.placement import ExpectedPlacements, Placements, by_outline
+from model.starts import Hypotheses, StartShapes, grids_of, screening, turns
 
 Tell = Callable[[int, int, float | None], None]
 """Called after every step with its number, how many there are at most, and the best residual."""
@@ -51,8 +52,9 @@ class Effort:
     moved: int = 192
     moved_rows: tuple[int, int] = (192, 96)  # the best of them, moved into place on grids
     per_shape: int = 3  # hypotheses of one start shape that the first round takes at most
+    suggested: int = 3  # turns that the encoder likes best: its codes in these come first
     rounds: tuple[Round, ...] = (
-        Round(20, (256, 160), 15),
+        Round(24, (256, 160), 15),
         Round(6, (800, 500), 18),
         Round(6, (1600, 1000), 20),
     )
@@ -73,6 +75,20 @@ class Starts:
     def of(self, picks: Tensor) -> Starts:
         """The given ones."""
         return Starts(self.codes[picks], self.placements.of(picks))
+
+    @classmethod
+    def joined(cls, parts: list[Starts]) -> Starts:
+        """All of the parts, in order."""
+        codes = torch.cat([part.codes for part in parts])
+        return cls(codes, Placements.joined([part.placements for part in parts]))
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a fit expects of B starts before it looks closely: the priors of code and placement."""
+
+    prior: CodePrior
+    placements: ExpectedPlacements
 
 
 @dataclass(frozen=True)
@@ -135,6 +151,10 @@ class Fitter:
         """The observed points (K, 3), on the checkpoint's device."""
         return torch.from_numpy(observation.surface).float().to(self.checkpoint.device)
 
+    def _normals(self, observation: Observation) -> Tensor:
+        """Their normals (K, 3), NaN where the sides cannot be told."""
+        return torch.from_numpy(observation.normals).float().to(self.checkpoint.device)
+
     def fitting(
         self,
         observation: Observation,
@@ -145,11 +165,11 @@ class Fitter:
         look: Look = _nothing,
     ) -> Steps[Fit]:
         """The MAP code and placement by Levenberg-Marquardt; `start` (L,) is a code to try first."""
-        starts = yield from self.screening(observation, pose, seed, self.start_shapes(start))
+        screened = yield from self.screening(observation, pose, seed, self.start_shapes(start))
+        starts = Starts.joined([self.suggested(observation, pose), screened])
         tell(0, self.effort.steps, None)
         yield from aside(look, starts.codes[0], starts.placements.of(slice(0, 1)))
-        prior = self.checkpoint.prior
-        return (yield from self.fitting_starts(observation, starts, prior, pose, seed + 2, tell, look))
+        return (yield from self.fitting_starts(observation, starts, pose, seed + 2, tell, look))
 
     fit = to_the_end(fitting)
 
@@ -174,32 +194,58 @@ class Fitter:
         few = self.rows(observation, effort.screened_rows, seed)
         some = self.rows(observation, effort.moved_rows, seed + 1)
         surface = self._surface(observation)
-        found = yield from screening(shapes, pose, few, some, surface, self.settings, effort.moved)
+        expected = self.expected(observation, turns(pose, surface.device), pose).placements
+        found = yield from screening(shapes, pose, few, some, surface, expected, self.settings, effort.moved)
         best = found.of(_few_of_each(found, effort.per_shape)[: effort.rounds[0].problems])
         return Starts(shapes.codes[best.origin], best.placements)
 
     screen = to_the_end(screening)
 
+    def expected(self, observation: Observation, rotations: Tensor, pose: str) -> Expected:
+        """What is expected of a scan turned in T ways (T, 3, 3)."""
+        encoder = self._encoder(pose)
+        if encoder is None:
+            outline = by_outline(self._surface(observation), rotations)
+            return Expected(self.checkpoint.prior.expanded(len(rotations)), outline)
+        told = encoder.suggest(self._surface(observation), self._normals(observation), rotations)
+        return Expected(told.prior, told.expected)
+
+    def suggested(self, observation: Observation, pose: str) -> Starts:
+        """Where the encoder would start, the likeliest turn first; nowhere without one."""
+        encoder, device = self._encoder(pose), self.checkpoint.device
+        if encoder is None:
+            return Starts(self.checkpoint.codes[:0], Placements.identity(0, device))
+        rotations = turns(pose, device)
+        told = encoder.suggest(self._surface(observation), self._normals(observation), rotations)
+        return Starts(*told.best(self.effort.suggested))
+
+    def _encoder(self, pose: str) -> Encoder | None:
+        """The checkpoint's, where the scan's vertical is known: it has seen no others."""
+        return None if pose == "free" else self.checkpoint.encoder
+
     def fitting_starts(
         self,
         observation: Observation,
         starts: Starts,
-        prior: CodePrior,
         pose: str,
         seed: int,
         tell: Tell = _nothing,
         look: Look = _nothing,
+        prior: CodePrior | None = None,
     ) -> Steps[Fit]:
-        """Levenberg-Marquardt in rounds of ever fewer starts on ever more rows; the most central end wins."""
+        """Levenberg-Marquardt in rounds of ever fewer starts on ever more rows; the most central end wins.
+
+        With a `prior` the code is held to that, whatever is expected of the scan.
+        """
         trace: list[Step] = []
-        surface = self._surface(observation)
         for number, one in enumerate(self.effort.rounds, start=1):
             starts = starts.of(torch.arange(min(one.problems, len(starts.codes))))
             settings = replace(self.settings, steps=one.steps)
             rows = self.rows(observation, one.rows, seed + number)
-            expected = expected_placements(surface, starts.placements.rotation)
-            problems = Problems.start(rows, starts.codes, starts.placements, pose, settings, expected)
-            solver = LevenbergMarquardt(self.checkpoint.decoder, prior, problems, settings)
+            expected = self.expected(observation, starts.placements.rotation, pose)
+            held, places = prior or expected.prior, expected.placements
+            problems = Problems.start(rows, starts.codes, held, starts.placements, pose, settings, places)
+            solver = LevenbergMarquardt(self.checkpoint.decoder, problems, settings)
             yield from self._round(solver, number, trace, tell)
             best = solver.cost.argsort()
             starts = Starts(solver.codes[best], solver.placements.of(best))
@@ -238,8 +284,9 @@ class Fitter:
                 yield from aside(look, adam.codes.detach()[0], start.placements)
             yield None
         rows = self.rows(observation, self.effort.rounds[-1].rows, seed + 4)
-        ended = Problems.start(rows, adam.codes.detach(), start.placements, "known", self.settings)
-        judged = LevenbergMarquardt(checkpoint.decoder, checkpoint.prior, ended, self.settings)
+        codes, prior = adam.codes.detach(), checkpoint.prior
+        ended = Problems.start(rows, codes, prior, start.placements, "known", self.settings)
+        judged = LevenbergMarquardt(checkpoint.decoder, ended, self.settings)
         return replace(_fit_of(judged, 0, []), steps=adam.steps)
 
     fit_adam = to_the_end(fitting_adam)

@@ -6,8 +6,8 @@ of the code to the training codes:
 
     E(z, p) = Σ_k w_k ρ(r_k(z, p) / s) + λ (z − μ)ᵀ Σ⁻¹ (z − μ) / L + π(p)
 
-with placement p and its scale s. The prior π says where a scan usually lies in its shape's frame (see
-`model.placement.expected_placements`): far weaker than the data, it decides what they leave open.
+with placement p and its scale s. The prior π says where a scan like this lies in its shape's frame (see
+`model.placement.ExpectedPlacements`): far weaker than the data, both priors decide what they leave open.
 Residuals are measured in the observation's unit, where the sensor's noise lives: measured in the canonical
 one, every scan would fit best when shrunk to nothing.
 `LevenbergMarquardt` is the default; `Adam` is the recipe that DeepSDF was published with. Both are
@@ -20,7 +20,6 @@ import math
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Protocol, TypeVar
 
 import torch
@@ -32,8 +31,7 @@ from model.placement import (
     FREEDOM,
     MOVE_SIZE,
     ROTATION,
-    SCALE_STD,
-    TRANSLATION_STD,
+    ExpectedPlacements,
     Placements,
     gradient_by_move,
 )
@@ -127,10 +125,13 @@ def rows_of_samples(points: Tensor, distances: Tensor, clamping_distance: float)
 
 @dataclass(frozen=True)
 class CodePrior:
-    """The training codes as a Gaussian: a better MAP prior than DeepSDF's ‖z‖²/σ² (isotropic, zero mean)."""
+    """Codes as a Gaussian: a better MAP prior than DeepSDF's ‖z‖²/σ² (isotropic, zero mean).
 
-    mean: Tensor  # (L,)
-    precision: Tensor  # (L, L)
+    Of all training codes, or, with a first dimension B, of the codes that each of B scans suggests.
+    """
+
+    mean: Tensor  # (L,) or (B, L)
+    precision: Tensor  # (L, L) or (B, L, L)
 
     @classmethod
     def from_codes(cls, codes: Tensor, shrinkage: float = 0.1) -> CodePrior:
@@ -142,10 +143,30 @@ class CodePrior:
         eye = torch.eye(codes.shape[1], dtype=codes.dtype, device=codes.device)
         return cls(mean, torch.linalg.inv((1 - shrinkage) * covariance + shrinkage * isotropic * eye))
 
+    @classmethod
+    def joined(cls, parts: list[CodePrior]) -> CodePrior:
+        """Those of all parts, in order, each with a first dimension."""
+        return cls(torch.cat([part.mean for part in parts]), torch.cat([part.precision for part in parts]))
+
+    def of(self, picks: Tensor) -> CodePrior:
+        """Those of the given scans."""
+        return CodePrior(self.mean[picks], self.precision[picks])
+
+    def expanded(self, count: int) -> CodePrior:
+        """For `count` scans; one that is of each of them already stays as it is."""
+        if self.mean.dim() == 2:
+            return self
+        return CodePrior(self.mean.expand(count, -1), self.precision.expand(count, -1, -1))
+
+    def pull(self, codes: Tensor) -> Tensor:
+        """Σ⁻¹ (z − μ) of (B, L) codes."""
+        centred = (codes - self.mean)[:, None]
+        pulled: Tensor = (centred @ self.precision)[:, 0]
+        return pulled
+
     def distance(self, codes: Tensor) -> Tensor:
         """Squared Mahalanobis distance a dimension, (B,) for (B, L) codes; about 1 for a training code."""
-        centred = codes - self.mean
-        return ((centred @ self.precision) * centred).mean(dim=1)
+        return (self.pull(codes) * (codes - self.mean)).mean(dim=1)
 
 
 @dataclass(frozen=True)
@@ -169,7 +190,8 @@ class Problems:
     rows: Rows
     codes: Tensor  # (B, L)
     placements: Placements
-    expected: Placements  # where π has its maximum
+    prior: CodePrior  # of each
+    expected: ExpectedPlacements
     freedom: Tensor  # (B, 7) 1 where the move is solved for, else 0
     huber: Tensor  # (B,) observation's unit
     steps: Tensor  # (B,) at most
@@ -179,10 +201,11 @@ class Problems:
         cls,
         rows: Rows,
         codes: Tensor,
+        prior: CodePrior,
         placements: Placements | None = None,
         pose: str = "known",
         settings: FitSettings | None = None,
-        expected: Placements | None = None,
+        expected: ExpectedPlacements | None = None,
     ) -> Problems:
         """Fits of (B, L) codes to rows of B problems, or to the same rows for all; `pose` as in `FREEDOM`.
 
@@ -194,7 +217,8 @@ class Problems:
             rows=rows if rows.points.shape[0] == count else rows.expanded(count),
             codes=codes,
             placements=placements,
-            expected=expected or placements,
+            prior=prior.expanded(count),
+            expected=expected or ExpectedPlacements.around(placements),
             freedom=codes.new_tensor(FREEDOM[pose]).expand(count, MOVE_SIZE),
             huber=codes.new_full((count,), settings.huber),
             steps=torch.full((count,), settings.steps, device=codes.device),
@@ -209,6 +233,7 @@ class Problems:
             self.rows.of(picks),
             self.codes[picks],
             self.placements.of(picks),
+            self.prior.of(picks),
             self.expected.of(picks),
             self.freedom[picks],
             self.huber[picks],
@@ -222,7 +247,8 @@ class Problems:
             Rows.joined([part.rows for part in parts]),
             torch.cat([part.codes for part in parts]),
             Placements.joined([part.placements for part in parts]),
-            Placements.joined([part.expected for part in parts]),
+            CodePrior.joined([part.prior for part in parts]),
+            ExpectedPlacements.joined([part.expected for part in parts]),
             torch.cat([part.freedom for part in parts]),
             torch.cat([part.huber for part in parts]),
             torch.cat([part.steps for part in parts]),
@@ -278,14 +304,14 @@ def _huber_loss(residual: Tensor, bound: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def objective(fields: CodedFields, prior: CodePrior, problems: Problems, settings: FitSettings) -> Tensor:
+def objective(fields: CodedFields, problems: Problems, settings: FitSettings) -> Tensor:
     """E of each problem where it starts, (B,): forward passes only."""
     rows, placements = problems.rows, problems.placements
     inside, beyond = _into_ball(placed(rows, placements))
     distances = fields(problems.codes, inside) + beyond
     loss = _huber_loss(residuals(distances, rows) / placements.scale[:, None], problems.huber[:, None])
     data = (_active_weights(rows, beyond) * loss).sum(dim=1)
-    code = settings.prior_weight * prior.distance(problems.codes)
+    code = settings.prior_weight * problems.prior.distance(problems.codes)
     return data + code + placement_prior(problems, settings).cost
 
 
@@ -304,9 +330,9 @@ def placement_prior(problems: Problems, settings: FitSettings) -> PlacementPrior
     A scan that shows a piece of the object only is an outlier to it, which the data must speak for: the
     logarithm of Student's t, not that of a Gaussian.
     """
-    moved = problems.placements.since(problems.expected)
+    moved = problems.placements.since(problems.expected.placements)
     place, turn = moved[:, : ROTATION.start], moved[:, ROTATION]
-    std = _place_std(moved.device, moved.dtype)
+    std = problems.expected.deviation
     off = (place / std).square().sum(dim=1) / settings.placement_tail
     cost = settings.placement_weight * settings.placement_tail * off.log1p()
     cost = cost + settings.prior_weight * (turn / settings.rotation_std).square().sum(dim=1)
@@ -314,12 +340,6 @@ def placement_prior(problems: Problems, settings: FitSettings) -> PlacementPrior
     of_turn = torch.full_like(turn, 2 * settings.prior_weight / settings.rotation_std**2)
     stiffness = problems.freedom * torch.cat([of_place, of_turn], dim=1)
     return PlacementPrior(cost, stiffness * moved, stiffness)
-
-
-@cache
-def _place_std(device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Standard deviations (4,) of log scale and translation; made once, which recorded steps ask for."""
-    return torch.tensor([SCALE_STD, *TRANSLATION_STD], device=device, dtype=dtype)
 
 
 @dataclass(frozen=True)
@@ -398,10 +418,8 @@ class LevenbergMarquardt:
     parted after it (`joined`, `part_into`): no problem feels the others.
     """
 
-    def __init__(
-        self, fields: CodedFields, prior: CodePrior, problems: Problems, settings: FitSettings | None = None
-    ) -> None:
-        self.fields, self.prior = fields, prior
+    def __init__(self, fields: CodedFields, problems: Problems, settings: FitSettings | None = None) -> None:
+        self.fields = fields
         self.settings = settings or FitSettings()
         steps = torch.zeros_like(problems.steps)
         replays = _waits_for_launches(fields, problems.rows)
@@ -422,7 +440,7 @@ class LevenbergMarquardt:
 
     @classmethod
     def joined(cls, fits: Sequence[LevenbergMarquardt]) -> LevenbergMarquardt:
-        """One fit of the problems of all, in order; they have fields, prior and settings in common."""
+        """One fit of the problems of all, in order; they have fields and settings in common."""
         together = copy(fits[0])
         problems = Problems.joined([fit._state.problems for fit in fits])
         parts = [fit._state.fits for fit in fits]
@@ -513,7 +531,7 @@ class LevenbergMarquardt:
     def _replayed(self, function: Callable[[A], R], argument: A) -> R:
         """What a method makes of its argument, on a GPU."""
         settings = replace(self.settings, steps=0)  # each problem has its own number of steps
-        return _recorder(function, argument, function.__name__, self.fields, self.prior, settings)
+        return _recorder(function, argument, function.__name__, self.fields, settings)
 
     def _stepped(self, state: _State) -> Fits:
         """The fits after one step: of tensors alone, and the same work whatever their values are."""
@@ -572,16 +590,15 @@ class LevenbergMarquardt:
         return self._with_priors(model, problems)
 
     def _with_priors(self, model: Linearisation, problems: Problems) -> Linearisation:
-        """The model with the pull of the code to the training codes, and of the placement to the expected."""
-        codes, settings = problems.codes, self.settings
+        """The model with the pull of the code and of the placement to the expected ones."""
+        codes, prior, settings = problems.codes, problems.prior, self.settings
         length, weight = codes.shape[1], settings.prior_weight
-        pull = 2 * weight / length * self.prior.precision
-        model.hessian[:, :length, :length] += pull
-        model.gradient[:, :length] += (codes - self.prior.mean) @ pull
+        model.hessian[:, :length, :length] += 2 * weight / length * prior.precision
+        model.gradient[:, :length] += 2 * weight / length * prior.pull(codes)
         place = placement_prior(problems, settings)
         model.hessian.diagonal(dim1=1, dim2=2)[:, length:] += place.stiffness
         model.gradient[:, length:] += place.gradient
-        cost = model.cost + weight * self.prior.distance(codes) + place.cost
+        cost = model.cost + weight * prior.distance(codes) + place.cost
         return replace(model, cost=cost)
 
     def _jacobian(self, problems: Problems) -> tuple[Tensor, Tensor, Tensor]:

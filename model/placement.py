@@ -41,9 +41,20 @@ class Boxes:
     low: Tensor  # (T, 3)
     size: Tensor  # (T, 3)
 
+    @property
+    def radius(self) -> Tensor:
+        """Half the diagonals, (T,)."""
+        half: Tensor = self.size.norm(dim=1) / 2
+        return half.clamp(min=1e-6)
+
+    @property
+    def centre(self) -> Tensor:
+        """The middles, (T, 3)."""
+        return self.low + self.size / 2
+
 
 def boxes_of(surface: Tensor, rotations: Tensor) -> Boxes:
-    """The boxes of (K, 3) points at rotations (T, 3, 3)."""
+    """The boxes of (K, 3) points, or of (T, K, 3), at rotations (T, 3, 3)."""
     turned = surface @ rotations.transpose(1, 2)  # (T, K, 3)
     low, high = torch.quantile(turned, surface.new_tensor([0.005, 0.995]), dim=1)
     return Boxes(low, high - low)
@@ -117,15 +128,39 @@ class Placements:
         return Similarity(float(self.log_scale[index].double().exp()), left @ right, translation)
 
 
-def expected_placements(surface: Tensor, rotations: Tensor) -> Placements:
+@dataclass(frozen=True)
+class ExpectedPlacements:
+    """Where B scans are expected to stand, and how surely: the prior of a fit's placement."""
+
+    placements: Placements
+    deviation: Tensor  # (B, 4) standard deviations of log scale and translation
+
+    @classmethod
+    def around(cls, placements: Placements) -> ExpectedPlacements:
+        """As surely as `by_outline` knows them."""
+        usual = placements.translation.new_tensor([SCALE_STD, *TRANSLATION_STD])
+        return cls(placements, usual.expand(len(placements), 4))
+
+    @classmethod
+    def joined(cls, parts: list[ExpectedPlacements]) -> ExpectedPlacements:
+        """All of the parts, in order."""
+        placements = Placements.joined([part.placements for part in parts])
+        return cls(placements, torch.cat([part.deviation for part in parts]))
+
+    def of(self, picks: Tensor) -> ExpectedPlacements:
+        """The given ones."""
+        return ExpectedPlacements(self.placements.of(picks), self.deviation[picks])
+
+
+def by_outline(surface: Tensor, rotations: Tensor) -> ExpectedPlacements:
     """Where (K, 3) points of a scan, turned in T ways (T, 3, 3), are expected in the canonical frame.
 
     A sensor that sees an object from one side sees its outline, and so nearly how large it is.
     """
     boxes = boxes_of(surface, rotations)
-    scale = math.exp(EXPECTED_LOG_SCALE) / (boxes.size.norm(dim=1) / 2).clamp(min=1e-6)
-    centre = boxes.low + boxes.size / 2
-    return Placements(scale.log(), rotations, surface.new_tensor(EXPECTED_CENTRE) - scale[:, None] * centre)
+    scale = math.exp(EXPECTED_LOG_SCALE) / boxes.radius
+    translation = surface.new_tensor(EXPECTED_CENTRE) - scale[:, None] * boxes.centre
+    return ExpectedPlacements.around(Placements(scale.log(), rotations, translation))
 
 
 def gradient_by_move(by_point: Tensor, scaled: Tensor, offsets: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from model.batch import Steps
 from model.decoder import Decoder
 from model.field import at_a_time
 from model.latent import CodePrior, FitSettings, LevenbergMarquardt, Problems, Rows, objective
-from model.placement import Placements, boxes_of, expected_placements, rotations_all_around, yaws
+from model.placement import ExpectedPlacements, Placements, boxes_of, rotations_all_around, yaws
 
 GRID_CELLS = 32
 HALF_WIDTH = 1.04
@@ -184,30 +184,41 @@ def hypotheses(starts: StartShapes, surface: Tensor, rotations: Tensor, numbers:
 
 
 def screening(
-    starts: StartShapes, pose: str, few: Rows, some: Rows, surface: Tensor, settings: FitSettings, kept: int
+    starts: StartShapes,
+    pose: str,
+    few: Rows,
+    some: Rows,
+    surface: Tensor,
+    expected: ExpectedPlacements,
+    settings: FitSettings,
+    kept: int,
 ) -> Steps[Hypotheses]:
     """The best hypotheses, best first, moved into place on the grids.
 
     `few` and `some` are rows of the observation (B = 1): for all hypotheses, and for the `kept` best, of
-    which each pair of start shape and rotation has at most one.
+    which each pair of start shape and rotation has at most one. Placements are `expected` for each of the
+    `turns` of the pose mode.
     """
     device = surface.device
     numbers = torch.arange(len(starts), device=device)
     if pose == "free" and len(starts) > FREE_SHAPES:
         numbers = starts.spread(FREE_SHAPES)
-    rotations = turns(pose, device)
-    tried = hypotheses(starts, surface, rotations, numbers)
-    expected = expected_placements(surface, rotations)
+    tried = hypotheses(starts, surface, expected.placements.rotation, numbers)
     cost = yield from _costs(starts, few, tried, expected, settings)
     tried = _distinct(tried.of(cost.argsort()), kept)
-    problems = Problems.start(
-        some, tried.origin[:, None].float(), tried.placements, pose, settings, expected.of(tried.turn)
-    )
-    fit = LevenbergMarquardt(starts, _flat_prior(device), problems, settings)
+    problems = _problems(some, tried, pose, settings, expected)
+    fit = LevenbergMarquardt(starts, problems, settings)
     while not fit.finished:
         yield fit
     order = fit.cost.argsort()
     return Hypotheses(tried.origin[order], fit.placements.of(order), tried.turn[order])
+
+
+def _problems(
+    rows: Rows, tried: Hypotheses, pose: str, settings: FitSettings, expected: ExpectedPlacements
+) -> Problems:
+    numbers, flat = tried.origin[:, None].float(), _flat_prior(rows.points.device)
+    return Problems.start(rows, numbers, flat, tried.placements, pose, settings, expected.of(tried.turn))
 
 
 @cache
@@ -216,16 +227,13 @@ def _flat_prior(device: torch.device) -> CodePrior:
 
 
 def _costs(
-    starts: StartShapes, rows: Rows, tried: Hypotheses, expected: Placements, settings: FitSettings
+    starts: StartShapes, rows: Rows, tried: Hypotheses, expected: ExpectedPlacements, settings: FitSettings
 ) -> Steps[Tensor]:
     device, costs = rows.points.device, []
-    prior, together = _flat_prior(device), max(1, at_a_time(device, *LOOKUPS) // (8 * len(rows)))
+    together = max(1, at_a_time(device, *LOOKUPS) // (8 * len(rows)))
     for part in torch.arange(len(tried), device=device).split(together):
-        one = tried.of(part)
-        problems = Problems.start(
-            rows, one.origin[:, None].float(), one.placements, "known", settings, expected.of(one.turn)
-        )
-        costs.append(objective(starts, prior, problems, settings))
+        problems = _problems(rows, tried.of(part), "known", settings, expected)
+        costs.append(objective(starts, problems, settings))
         yield None
     return torch.cat(costs)
 

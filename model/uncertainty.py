@@ -31,9 +31,9 @@ from model.correction import Correction
 from model.decoder import Decoder
 from model.field import at_a_time
 from model.fitting import Ends, Fit
-from model.latent import CodePrior, FitSettings, distances_at, placement_prior
+from model.latent import FitSettings, distances_at, placement_prior
 from model.neighbours import Neighbours
-from model.placement import MOVE_SIZE, SCALE_STD, TRANSLATION_STD, Placements, gradient_by_move
+from model.placement import MOVE_SIZE, Placements, gradient_by_move
 
 RIPPLE = 0.005
 """How far off a surface is even where it was seen without noise, canonical units: the grid, the decoder."""
@@ -112,17 +112,19 @@ class Posterior:
         return (weights @ apart.square() / weights.sum()).sqrt()
 
 
-def laplace(fit: Fit, prior: CodePrior, settings: FitSettings, calibration: Calibration) -> Posterior:
+def laplace(fit: Fit, settings: FitSettings, calibration: Calibration) -> Posterior:
     """The posterior around a fit."""
     length, weight = len(fit.best.code), settings.prior_weight
     evidence = length / (2 * weight)  # κ
     freedom = fit.problem.freedom[0]
-    std = freedom.new_tensor([SCALE_STD, *TRANSLATION_STD, *3 * [settings.rotation_std]])
+    turn = freedom.new_tensor(3 * [settings.rotation_std])
+    std = torch.cat([fit.problem.expected.deviation[0], turn])
+    prior = fit.problem.prior.precision[0]
     own = torch.zeros_like(fit.hessian)  # of the priors, as E weighs them
-    own[:length, :length] = 2 * weight / length * prior.precision
+    own[:length, :length] = 2 * weight / length * prior
     own.diagonal()[length:] += placement_prior(fit.problem, settings).stiffness[0]
     precision = evidence * (fit.hessian - own) / calibration.temperature
-    precision[:length, :length] += prior.precision
+    precision[:length, :length] += prior
     precision.diagonal()[length:] += 1 / std**2
     free = torch.cat([torch.ones_like(fit.best.code), freedom]).bool()
     covariance = torch.zeros_like(precision)

@@ -62,7 +62,8 @@ class Models:
 def size_of(checkpoint: Checkpoint) -> int:
     """Bytes of a model's tensors."""
     starts = checkpoint.starts
-    tensors = [*checkpoint.decoder.parameters(), checkpoint.codes, starts.codes, starts.grids]
+    encoder = () if checkpoint.encoder is None else checkpoint.encoder.parameters()
+    tensors = [*checkpoint.decoder.parameters(), *encoder, checkpoint.codes, starts.codes, starts.grids]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
@@ -70,6 +71,5 @@ def warm_up(checkpoint: Checkpoint) -> None:
     """One step of the solver: a device loads its kernels now, not during the first completion."""
     points = torch.linspace(-0.5, 0.5, 300, device=checkpoint.device).reshape(1, 100, 3)
     rows = rows_of_samples(points, points.norm(dim=-1) - 0.5, checkpoint.clamping_distance)
-    LevenbergMarquardt(
-        checkpoint.decoder, checkpoint.prior, Problems.start(rows, checkpoint.codes[:2])
-    ).step()
+    problems = Problems.start(rows, checkpoint.codes[:2], checkpoint.prior)
+    LevenbergMarquardt(checkpoint.decoder, problems).step()

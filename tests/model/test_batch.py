@@ -79,7 +79,7 @@ def fit_of(decoder: object, tiny: Checkpoint, problems: int = 1, seed: int = 0) 
     random = torch.Generator().manual_seed(seed)
     points = torch.rand(1, 40, 3, generator=random) - 0.5
     rows = rows_of_samples(points, points.norm(dim=-1) - 0.5, 0.1)
-    return LevenbergMarquardt(decoder, tiny.prior, Problems.start(rows, tiny.codes[:problems]))
+    return LevenbergMarquardt(decoder, Problems.start(rows, tiny.codes[:problems], tiny.prior))
 
 
 def work(solver: LevenbergMarquardt) -> Steps[Tensor]:

@@ -169,7 +169,9 @@ def test_the_winner_is_the_most_central_of_those_that_were_finished(fitter: Fitt
         torch.tensor(np.stack([one.rotation for one in where])).float(),
         torch.tensor(np.stack([one.translation for one in where])).float(),
     )
-    assert central(fitter.checkpoint.decoder, codes, placements, cost) == 0
+    # Several may have ended in the same place, and rounding decides between those.
+    chosen = central(fitter.checkpoint.decoder, codes, placements, cost)
+    assert torch.allclose(codes[chosen], codes[0], atol=1e-3)
     assert torch.equal(fit.problem.codes[0], fit.best.code)
     assert np.allclose(fit.problem.placements.similarity(0).matrix(), fit.best.placement.matrix())
     assert fit.hessian.shape == (11, 11)
@@ -226,7 +228,7 @@ def test_fits_start_from_what_they_are_given(fitter: Fitter) -> None:
         torch.from_numpy(back.translation).float()[None],
     )
     held = replace(checkpoint.prior, mean=code, precision=1e9 * torch.eye(4))
-    fit = fitter.fit_starts(observation, Starts(code[None], placement), held, "canonical", seed=0)
+    fit = fitter.fit_starts(observation, Starts(code[None], placement), "canonical", seed=0, prior=held)
     assert torch.allclose(fit.best.code, code, atol=1e-3)
     assert fit.runners_up == []
     assert np.allclose(fit.best.placement.matrix(), back.matrix(), atol=0.1)

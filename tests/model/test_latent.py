@@ -28,7 +28,7 @@ from model.latent import (
     residuals,
     rows_of_samples,
 )
-from model.placement import FREEDOM, MOVE_SIZE, SCALE_STD, TRANSLATION_STD, Placements, rotation_of
+from model.placement import FREEDOM, MOVE_SIZE, SCALE_STD, ExpectedPlacements, Placements, rotation_of
 from model.trees import leaves, mapped
 
 SOLIDS = {"sphere": sphere(0.72), "box": box(0.42, 0.55, 0.5)}
@@ -65,11 +65,12 @@ def interval_rows(count: int = 40, seed: int = 0) -> Rows:
 def problems_of(
     rows: Rows,
     codes: Tensor,
+    prior: CodePrior,
     pose: str = "known",
     settings: FitSettings = SETTINGS,
     placements: Placements | None = None,
 ) -> Problems:
-    return Problems.start(rows, codes, placements, pose, settings)
+    return Problems.start(rows, codes, prior, placements, pose, settings)
 
 
 def begun(
@@ -80,8 +81,8 @@ def begun(
     settings: FitSettings = SETTINGS,
     placements: Placements | None = None,
 ) -> LevenbergMarquardt:
-    problems = problems_of(rows, codes, pose, settings, placements)
-    return LevenbergMarquardt(checkpoint.decoder, checkpoint.prior, problems, settings)
+    problems = problems_of(rows, codes, checkpoint.prior, pose, settings, placements)
+    return LevenbergMarquardt(checkpoint.decoder, problems, settings)
 
 
 def finished(fit: LevenbergMarquardt) -> LevenbergMarquardt:
@@ -91,7 +92,7 @@ def finished(fit: LevenbergMarquardt) -> LevenbergMarquardt:
 
 
 def fixed_cost(checkpoint: Checkpoint, rows: Rows, codes: Tensor) -> Tensor:
-    return objective(checkpoint.decoder, checkpoint.prior, problems_of(rows, codes), SETTINGS)
+    return objective(checkpoint.decoder, problems_of(rows, codes, checkpoint.prior), SETTINGS)
 
 
 def adam_on_the_same_objective(checkpoint: Checkpoint, rows: Rows, codes: Tensor, steps: int = 300) -> Tensor:
@@ -178,7 +179,7 @@ def test_no_step_raises_the_objective_whatever_the_start(pose: str, tiny: Checkp
 def test_the_cost_is_the_objective_that_screening_computes(tiny: Checkpoint) -> None:
     rows, codes, placements = interval_rows(), tiny.codes[:5], some_placements(5)
     fit = begun(tiny, rows, codes, "free", placements=placements)
-    screened = objective(tiny.decoder, tiny.prior, fit.problems, SETTINGS)
+    screened = objective(tiny.decoder, fit.problems, SETTINGS)
     assert torch.allclose(fit.cost, screened, rtol=1e-4)
 
 
@@ -208,9 +209,9 @@ def differentiable_objective(
     residual = torch.relu(distances - rows.upper) - torch.relu(rows.lower - distances)
     says = ~(rows.only_in_ball & (radius > 1))
     data = (rows.weights * says * _huber(residual / scale, settings.huber)).sum(dim=1)
-    usual = problems.expected
-    scale_off = ((log_scale - usual.log_scale) / SCALE_STD).square()
-    place_off = ((translation - usual.translation) / torch.tensor(TRANSLATION_STD)).square().sum(dim=1)
+    usual, deviation = problems.expected.placements, problems.expected.deviation
+    scale_off = ((log_scale - usual.log_scale) / deviation[:, 0]).square()
+    place_off = ((translation - usual.translation) / deviation[:, 1:]).square().sum(dim=1)
     tail = settings.placement_tail
     strayed = settings.placement_weight * tail * torch.log(1 + (scale_off + place_off) / tail)
     # ‖A − B‖ = √8 sin(angle / 2): unlike the arc cosine of the trace it has a slope where they are the same.
@@ -226,7 +227,9 @@ def a_state(checkpoint: Checkpoint, pose: str) -> Problems:
     codes = checkpoint.codes[:3] + 0.05 * torch.randn(3, 4, generator=generator)
     start = some_placements(3)
     moves = 0.15 * torch.randn(3, MOVE_SIZE, generator=generator) * torch.tensor(FREEDOM[pose])
-    return replace(problems_of(interval_rows(), codes, pose, placements=start.moved(moves)), expected=start)
+    problems = problems_of(interval_rows(), codes, checkpoint.prior, pose, placements=start.moved(moves))
+    deviation = 0.02 + 0.1 * torch.rand(3, 4, generator=generator)
+    return replace(problems, expected=ExpectedPlacements(start, deviation))
 
 
 @pytest.mark.parametrize("pose", POSES)
@@ -235,7 +238,7 @@ def test_the_gradient_is_that_of_the_formula_in_code_scale_place_and_turn(
 ) -> None:
     settings = FitSettings(prior_weight=0.01, placement_weight=0.02)
     problems = a_state(tiny, pose)
-    fit = LevenbergMarquardt(tiny.decoder, tiny.prior, problems, settings)
+    fit = LevenbergMarquardt(tiny.decoder, problems, settings)
     model = fit._linearise(problems)
     change = torch.zeros(3, 4 + MOVE_SIZE, requires_grad=True)
     cost = differentiable_objective(tiny, problems, change, settings)
@@ -249,7 +252,7 @@ def test_the_gradient_is_that_of_the_formula_in_code_scale_place_and_turn(
 def test_the_jacobian_of_every_row_is_that_of_autograd(pose: str, tiny: Checkpoint) -> None:
     """One backward pass beside one for each row, by code and by all seven numbers of a move."""
     problems = a_state(tiny, pose)
-    fit = LevenbergMarquardt(tiny.decoder, tiny.prior, problems)
+    fit = LevenbergMarquardt(tiny.decoder, problems)
 
     def distances(change: Tensor) -> Tensor:
         moved = problems.placements.moved(change[:, 4:])
@@ -267,7 +270,7 @@ def test_the_gradient_is_the_slope_of_the_cost(tiny: Checkpoint) -> None:
     """Central differences of the solver's own cost; a ReLU's kink within a step is averaged over."""
     problems = a_state(tiny, "free")
     problems = replace(problems, rows=samples(SOLIDS["box"]).expanded(3))
-    fit = LevenbergMarquardt(tiny.decoder, tiny.prior, problems)
+    fit = LevenbergMarquardt(tiny.decoder, problems)
     step, columns = 2e-3, []
     for move in step * torch.eye(4 + MOVE_SIZE):
         sides = [fit._linearise(changed(problems, sign * move)).cost for sign in (1, -1)]
@@ -299,9 +302,9 @@ def test_a_step_looks_at_no_value_so_that_it_can_be_recorded(on_grids: bool, tin
     """Fake tensors have shapes and no values: what would look at one raises."""
     solver = begun(tiny, interval_rows(), tiny.codes[:3], "free")
     if on_grids:
-        problems = problems_of(interval_rows(), torch.arange(3.0)[:, None], "free")
         flat = CodePrior(torch.zeros(1), torch.zeros(1, 1))
-        solver = LevenbergMarquardt(tiny.starts, flat, problems)
+        problems = problems_of(interval_rows(), torch.arange(3.0)[:, None], flat, "free")
+        solver = LevenbergMarquardt(tiny.starts, problems)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         after = solver._stepped(mapped(mode.from_tensor, solver._state))
         with pytest.raises(DataDependentOutputException):
@@ -327,7 +330,7 @@ def test_the_hessian_is_that_of_gauss_and_newton(pose: str, tiny: Checkpoint) ->
     problems = a_state(tiny, pose)
     rows = replace(interval_rows(12), only_in_ball=torch.zeros(1, 12, dtype=torch.bool)).expanded(3)
     problems = replace(problems, rows=rows, huber=torch.full((3,), 100.0))
-    fit = LevenbergMarquardt(tiny.decoder, tiny.prior, problems, settings)
+    fit = LevenbergMarquardt(tiny.decoder, problems, settings)
     expected = torch.zeros_like(fit.hessian)
     for index in range(len(rows)):
         row = replace(rows.some(torch.tensor([index])), weights=torch.ones(3, 1))
@@ -339,7 +342,7 @@ def test_the_hessian_is_that_of_gauss_and_newton(pose: str, tiny: Checkpoint) ->
 
 
 def test_a_place_that_is_hardly_ever_seen_costs_more_but_pulls_less_and_less(tiny: Checkpoint) -> None:
-    problems = problems_of(interval_rows(), tiny.codes[:1], "canonical")
+    problems = problems_of(interval_rows(), tiny.codes[:1], tiny.prior, "canonical")
     far = torch.tensor([0.0, 0.5, 1.0, 4.0, 16.0]) * SCALE_STD
     priors = [
         placement_prior(replace(problems, placements=Placements.identity(1).moved(move)), SETTINGS)
@@ -384,10 +387,10 @@ def test_a_row_that_is_only_valid_in_the_ball_is_silent_beyond_it(tiny: Checkpoi
     far = torch.tensor([[[1.4, 0.0, 0.0], [0.0, 1.2, 0.0]]])
     rows = rows_of_samples(far, torch.zeros(1, 2), 0.1)
     codes, settings = tiny.codes[:1], FitSettings(prior_weight=0.0)
-    heard = objective(tiny.decoder, tiny.prior, problems_of(rows, codes), settings)
+    heard = objective(tiny.decoder, problems_of(rows, codes, tiny.prior), settings)
     silent = replace(rows, only_in_ball=torch.ones(1, 2, dtype=torch.bool))
     assert heard[0] > 0
-    assert objective(tiny.decoder, tiny.prior, problems_of(silent, codes), settings)[0] == 0
+    assert objective(tiny.decoder, problems_of(silent, codes, tiny.prior), settings)[0] == 0
 
 
 def test_beyond_the_ball_the_field_grows_with_the_distance_to_it(tiny: Checkpoint) -> None:
@@ -453,11 +456,14 @@ def three_problems() -> list[Problems]:
         samples(sphere(0.55), 450, seed=5, dtype=torch.double),
     ]
     poses = ["upright", "free", "known"]
-    return [problems_of(one, code, pose, placements=still) for one, pose in zip(rows, poses, strict=True)]
+    prior = Ellipsoids.prior
+    return [
+        problems_of(one, code, prior, pose, placements=still) for one, pose in zip(rows, poses, strict=True)
+    ]
 
 
 def ellipsoid_fit(problems: Problems) -> LevenbergMarquardt:
-    return LevenbergMarquardt(Ellipsoids(), Ellipsoids.prior, problems)
+    return LevenbergMarquardt(Ellipsoids(), problems)
 
 
 def assert_ends_as_alone(fit: LevenbergMarquardt, index: int, alone: LevenbergMarquardt) -> None:
@@ -555,7 +561,7 @@ def test_what_is_not_free_of_a_placement_stays_where_it_is(pose: str) -> None:
     rows = samples(SOLIDS["box"], dtype=torch.double)
     away = replace(rows, points=way.back(rows.points.float()).double())
     code, start = torch.zeros(1, 4, dtype=torch.double), three_problems()[0].placements
-    fit = finished(ellipsoid_fit(problems_of(away, code, pose, placements=start)))
+    fit = finished(ellipsoid_fit(problems_of(away, code, Ellipsoids.prior, pose, placements=start)))
     moves, freedom = fit.placements.since(start)[0], torch.tensor(FREEDOM[pose], dtype=torch.bool)
     assert (moves[freedom].abs() > 1e-4).all()
     assert (moves[~freedom].abs() < 1e-9).all()
@@ -645,7 +651,7 @@ def test_padding_says_nothing(tiny: Checkpoint) -> None:
     problems = a_state(tiny, "free")
     padded = replace(problems, rows=problems.rows.padded(70))
     assert len(padded.rows) == 70
-    fits = [LevenbergMarquardt(tiny.decoder, tiny.prior, one) for one in (problems, padded)]
+    fits = [LevenbergMarquardt(tiny.decoder, one) for one in (problems, padded)]
     for name in ("cost", "residual", "hessian"):
         assert torch.allclose(*(getattr(fit, name) for fit in fits), rtol=1e-4, atol=1e-6), name
 
@@ -694,8 +700,8 @@ def test_a_problem_whose_rows_say_nothing_ends_at_the_prior_mean() -> None:
         False
     )
     prior = CodePrior.from_codes(torch.randn(30, 3))
-    problems = problems_of(_silent_rows(), torch.ones(1, 3), "free")
-    fit = finished(LevenbergMarquardt(decoder, prior, problems))
+    problems = problems_of(_silent_rows(), torch.ones(1, 3), prior, "free")
+    fit = finished(LevenbergMarquardt(decoder, problems))
     assert torch.allclose(fit.codes[0], prior.mean, atol=0.05)
     assert torch.allclose(fit.placements.since(problems.placements), torch.zeros(1, MOVE_SIZE), atol=1e-6)
 

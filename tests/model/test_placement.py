@@ -14,7 +14,7 @@ from model.placement import (
     MOVE_SIZE,
     ROTATION,
     Placements,
-    expected_placements,
+    by_outline,
     gradient_by_move,
     rotation_of,
     rotations_all_around,
@@ -251,7 +251,7 @@ def test_a_scan_of_a_whole_side_is_expected_where_it_was_seen() -> None:
     surface[:400, :2] = corners[:400, :2].sign() * half[:2]
     rotation = yaws(5)[1:2]
     scan = (surface @ rotation[0]) / 0.4 + torch.tensor([3.0, -1.0, 2.0])
-    found = expected_placements(scan, rotation)
+    found = by_outline(scan, rotation).placements
     back = found.apply(scan[None])[0]
     size = surface[:, :2].abs().amax(dim=0)
     assert torch.allclose(back[:, :2].abs().amax(dim=0), size, atol=0.12)
@@ -262,7 +262,7 @@ def test_expected_placements_follow_the_scan() -> None:
     generator = torch.Generator().manual_seed(1)
     scan, rotations = torch.randn(500, 3, generator=generator), yaws(7)
     shift, factor = torch.tensor([0.3, -2.0, 5.0]), 4.0
-    here = expected_placements(scan, rotations)
-    there = expected_placements(factor * scan + shift, rotations)
+    here = by_outline(scan, rotations).placements
+    there = by_outline(factor * scan + shift, rotations).placements
     points = scan.expand(7, -1, -1)
     assert torch.allclose(here.apply(points), there.apply(factor * points + shift), atol=1e-4)

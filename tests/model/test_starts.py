@@ -16,7 +16,7 @@ from model.fitting import Effort
 from model.frame import Similarity
 from model.latent import FitSettings
 from model.observation import Observation, RowWeights, observe, rows_of
-from model.placement import rotation_of
+from model.placement import by_outline, rotation_of
 from model.starts import (
     FARTHEST,
     GRID_CELLS,
@@ -234,7 +234,8 @@ def screen(checkpoint: Checkpoint, observation: Observation, pose: str, kept: in
         for seed, counts in enumerate([(60, 36), (192, 96)])
     )
     surface = torch.from_numpy(observation.surface).float()
-    return alone(screening(checkpoint.starts, pose, few, some, surface, FitSettings(), kept))
+    expected = by_outline(surface, turns(pose, CPU))
+    return alone(screening(checkpoint.starts, pose, few, some, surface, expected, FitSettings(), kept))
 
 
 @pytest.mark.parametrize("yaw", [0.0, 50.0, 117.0, -80.0])

@@ -75,8 +75,8 @@ def measured(decoder: Affine, count: int = 60, seed: int = 1) -> Rows:
 def fitted(
     decoder: Affine, rows: Rows, pose: str, prior: CodePrior, placements: Placements | None = None
 ) -> Fit:
-    problems = Problems.start(rows, prior.mean[None], placements, pose, SETTINGS)
-    solver = LevenbergMarquardt(decoder, prior, problems, SETTINGS)
+    problems = Problems.start(rows, prior.mean[None], prior, placements, pose, SETTINGS)
+    solver = LevenbergMarquardt(decoder, problems, SETTINGS)
     while not solver.finished:
         solver.step()
     best = Candidate(
@@ -92,7 +92,7 @@ def test_with_the_placement_known_it_is_that_of_a_linear_gaussian_model(temperat
     decoder, prior = Affine(), a_prior()
     rows = measured(decoder)
     fit = fitted(decoder, rows, "known", prior)
-    posterior = laplace(fit, prior, SETTINGS, Calibration(temperature=temperature))
+    posterior = laplace(fit, SETTINGS, Calibration(temperature=temperature))
     evidence = LENGTH / (2 * SETTINGS.prior_weight)
     features = decoder.features(rows.points[0]).double()
     weight = evidence * rows.weights[0].double()
@@ -121,7 +121,7 @@ def test_with_a_placement_it_is_the_inverse_of_data_and_prior(pose: str) -> None
     decoder, prior = Affine(), a_prior()
     rows = replace(measured(decoder), points=0.6 * measured(decoder).points)
     fit = fitted(decoder, rows, pose, prior, somewhere())
-    posterior = laplace(fit, prior, SETTINGS, UNTEMPERED)
+    posterior = laplace(fit, SETTINGS, UNTEMPERED)
     freedom = torch.tensor(FREEDOM[pose], dtype=torch.bool)
 
     def misfit(change: Tensor) -> Tensor:
@@ -284,7 +284,7 @@ def seen_box(tiny: Checkpoint) -> tuple[Fitter, Fit, Posterior]:
     """A half-seen box fitted with the tiny model, and how sure that is."""
     fitter = Fitter(tiny, FitSettings(), RowWeights(), Effort())
     fit = fitter.fit(observe(half_seen(BOX)), "canonical")
-    return fitter, fit, laplace(fit, tiny.prior, fitter.settings, Calibration())
+    return fitter, fit, laplace(fit, fitter.settings, Calibration())
 
 
 def test_drawn_shapes_agree_with_the_scan_and_differ_where_nobody_looked(
@@ -321,7 +321,7 @@ def test_the_side_that_was_not_seen_is_less_sure(
 def test_hot_data_say_less(seen_box: tuple[Fitter, Fit, Posterior], tiny: Checkpoint) -> None:
     fitter, fit, _ = seen_box
     spreads = [
-        laplace(fit, tiny.prior, fitter.settings, Calibration(temperature=heat)).covariance.diagonal()
+        laplace(fit, fitter.settings, Calibration(temperature=heat)).covariance.diagonal()
         for heat in (1.0, 30.0, 1e12)
     ]
     free = torch.cat([torch.ones(4), fit.problem.freedom[0]]).bool()

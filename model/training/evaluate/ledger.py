@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from model.checkpoint import DECODER_FILE, LATENTS_FILE, read_card
+from model.checkpoint import DECODER_FILE, ENCODER_FILE, LATENTS_FILE, read_card
 from model.training.evaluate.measuring import Extent, Measured, Setup, measure
 from model.training.evaluate.tasks import Task
 
@@ -79,8 +79,9 @@ def _whole_lines(file: Path) -> list[str]:
 def fingerprint(folder: Path) -> str:
     """What changes when a checkpoint measures otherwise: its weights, its codes, the settings in its card."""
     digest = hashlib.sha256()
-    for name in (DECODER_FILE, LATENTS_FILE):
-        digest.update((folder / name).read_bytes())
+    for name in (DECODER_FILE, LATENTS_FILE, ENCODER_FILE):
+        if (folder / name).exists():  # a checkpoint may have no encoder
+            digest.update((folder / name).read_bytes())
     measured = ("evaluation", "evaluation_by_category")
     card = {name: value for name, value in read_card(folder).items() if name not in measured}
     digest.update(json.dumps(card, sort_keys=True).encode())

@@ -118,7 +118,7 @@ def placed_only(
 def _with_code_held(completer: Completer, observation: Observation, start: Starts, pose: str) -> Fit:
     length = start.codes.shape[1]
     held = CodePrior(start.codes[0], 1e9 * torch.eye(length, device=start.codes.device))
-    return completer.fitter.fit_starts(observation, start, held, pose, seed=2)
+    return completer.fitter.fit_starts(observation, start, pose, seed=2, prior=held)
 
 
 def _adam(completer: Completer, rows: Rows) -> Tensor:
