@@ -13,15 +13,28 @@ from time import perf_counter
 from typing import Any, TypeVar
 
 import torch
+import trimesh
 from rich.console import Console
 from rich.table import Table
 
 from model.checkpoint import Checkpoint, load_checkpoint
+from model.observation import View
 from model.training.samples import read_quality, read_samples, sample_path
 from model.training.shapes import Shape, SourceError, read_shapes
 
 State = TypeVar("State")
 progress = Console(stderr=True)
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of a table."""
+
+    what: str
+    value: float
+    unit: str
 
 
 def parser(description: str | None, quick: str) -> argparse.ArgumentParser:
@@ -42,6 +55,12 @@ def load(options: argparse.Namespace) -> Checkpoint:
     checkpoint = load_checkpoint(options.checkpoint, "cpu")
     progress.print(f"{options.checkpoint} on {torch.get_num_threads()} threads")
     return checkpoint
+
+
+def example() -> View:
+    """The shipped scan of a held-out chair."""
+    told = json.loads((EXAMPLES / "chair.json").read_text())
+    return View(trimesh.load(EXAMPLES / "chair.ply").vertices, viewpoint=told["viewpoint"])
 
 
 @dataclass(frozen=True)

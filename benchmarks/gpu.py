@@ -5,26 +5,24 @@ kernel, neighbours, distances and the extracted surface, beside the same in floa
 shipped example scan completed again and again, warm, with its turn given and with it unknown; by phase, and
 how often faster than the published recipe (Adam, 800 iterations on 8,000 samples, then a dense grid) with the
 same decoder on the same device. Profile: where the time of one goes, as Python's profiler sees it: what waits
-for the device counts there. Throughput: several completions in one batch, as a worker has them, counted once
-as many have ended as began together. Training: our step beside the published one (`benchmarks.training`), and
+for the device counts there. Throughput: so many completions in flight in one process, and spread over
+several (`benchmarks.throughput`). Training: our step beside the published one (`benchmarks.training`), and
 which share of the device's matrix products it comes to; and the step recorded as a CUDA graph beside the same
 one launched kernel by kernel: how much faster, and whether it learns the same.
 
-Each time and each throughput is measured for --seconds; completions in flight have twice as long to come
-apart, and are counted from then on even if they have not. The whole shall end within five minutes on a GPU.
+Each time is measured for --seconds, each throughput for --throughput-seconds; completions in flight have
+twice as long to come apart. The whole shall end within five minutes on a GPU.
 Without one everything runs on the CPU, which shows that it works and no more; --quick keeps that short.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from cProfile import Profile
 from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path
 from pstats import Stats
 from statistics import median
@@ -32,20 +30,19 @@ from time import perf_counter
 
 import numpy as np
 import torch
-import trimesh
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from benchmarks import common, training
-from model.batch import Batch, Steps
+from benchmarks import common, throughput, training
+from benchmarks.common import Figure, example
 from model.checkpoint import Checkpoint, choose_device, load_checkpoint
-from model.completion import Completer, Completion
+from model.completion import Completer
 from model.correction import correlation, slope
 from model.decoder import Decoder
 from model.fitting import Starts
 from model.latent import Adam, CodePrior, LevenbergMarquardt, Problems, Rows
 from model.neighbours import Neighbours
-from model.observation import Observation, View, observe
+from model.observation import Observation, observe
 from model.placement import Placements
 from model.proximity import nearest_on_mesh
 from model.streams import working_on
@@ -53,7 +50,6 @@ from model.surface import extract_surface, zero_level
 from model.training.compute import has_bfloat16
 from model.training.trainer import Trainer
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 ADAM_ROWS = (4800, 3200)
 """Rows of the surface and of empty space, 8,000 together: what the published recipe sees."""
 
@@ -61,12 +57,6 @@ PARTS = ["correct", "time", "profile", "throughput", "training"]
 
 PROFILED = 40
 """Functions of the model whose time is told, the longest; and a quarter as many of those that they call."""
-
-WARM_UP = 2
-"""Completions that are not measured: they record what is replayed later."""
-
-SETTLING = 2
-"""How long completions in flight may take to come apart, in times for which they are counted."""
 
 FLOPS_PER_SAMPLE = 6
 """Of each parameter, in a step of training: twice forwards, four times backwards."""
@@ -79,30 +69,16 @@ class Effort:
     resolution: int
     throughput_resolution: int
     repeats: int  # at most
-    seconds: float  # at most, for each time and each throughput
+    seconds: float  # at most, for each time
+    throughput_seconds: float  # about, for each throughput
     in_flight: tuple[int, ...]
     adam_steps: int
     matrix: int
     graph_steps: int
 
 
-FULL = Effort(256, 128, 10, 10.0, (1, 4, 16, 64), 800, 8192, 200)
-QUICK = Effort(32, 32, 2, 2.0, (1, 2), 20, 256, 8)
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One line of the table."""
-
-    what: str
-    value: float
-    unit: str
-
-
-def example() -> View:
-    """The shipped scan of a held-out chair."""
-    told = json.loads((EXAMPLES / "chair.json").read_text())
-    return View(trimesh.load(EXAMPLES / "chair.ply").vertices, viewpoint=told["viewpoint"])
+FULL = Effort(256, 128, 10, 10.0, 5.0, (1, 4, 16, 64), 800, 8192, 200)
+QUICK = Effort(32, 32, 2, 2.0, 2.0, (1, 2), 20, 256, 8)
 
 
 def observed() -> Observation:
@@ -216,7 +192,7 @@ def surface_error(here: Checkpoint, there: Checkpoint, resolution: int) -> float
 def completions(completer: Completer, effort: Effort, pose: str) -> tuple[list[Figure], float]:
     """Median times of a warm completion: each phase, and the whole in seconds."""
     view, warm = example(), []
-    for _ in range(WARM_UP):
+    for _ in range(throughput.WARM_UP):
         completer.complete([view], pose=pose, resolution=effort.resolution)
     begun = perf_counter()
     while len(warm) < effort.repeats and (not warm or perf_counter() - begun < effort.seconds):
@@ -255,49 +231,6 @@ def profile(completer: Completer, effort: Effort) -> list[Figure]:
             others.append((own, f"{name}, alone"))
     longest = sorted(ours)[: -PROFILED - 1 : -1] + sorted(others)[: -PROFILED // 4 - 1 : -1]
     return [Figure(f"profile, {name}", 1000 * seconds, "ms") for seconds, name in longest]
-
-
-def throughput(completer: Completer, effort: Effort) -> list[Figure]:
-    """Completions a second, so many in flight all the time."""
-    return [
-        Figure(f"{jobs} in flight", _a_second(completer, effort, jobs), "completions/s")
-        for jobs in effort.in_flight
-    ]
-
-
-def _a_second(completer: Completer, effort: Effort, in_flight: int) -> float:
-    """Counted from when as many have ended as are in flight: what begins together must come apart first."""
-    batch: Batch[int, Completion] = Batch(threads=in_flight)
-    numbers, begun, ended = count(), perf_counter(), 0
-    while ended < in_flight and perf_counter() - begun < SETTLING * effort.seconds:
-        ended += _turned(batch, completer, effort, in_flight, numbers)
-    since, ended = perf_counter(), 0
-    while not ended or perf_counter() - since < effort.seconds:
-        ended += _turned(batch, completer, effort, in_flight, numbers)
-    rate = ended / (perf_counter() - since)
-    batch.close()
-    return rate
-
-
-def _turned(
-    batch: Batch[int, Completion],
-    completer: Completer,
-    effort: Effort,
-    in_flight: int,
-    numbers: Iterator[int],
-) -> int:
-    """How many ended in one turn of a batch that is full when it begins."""
-    while len(batch) < in_flight:
-        batch.add(number := next(numbers), _one(completer, effort, number))
-    over = batch.turn()
-    if broken := [one.error for one in over if one.error is not None]:
-        raise broken[0]
-    return len(over)
-
-
-def _one(completer: Completer, effort: Effort, seed: int) -> Steps[Completion]:
-    resolution = effort.throughput_resolution
-    return completer.completing([example()], pose="canonical", resolution=resolution, seed=seed)
 
 
 # Training
@@ -405,11 +338,19 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser = common.parser(__doc__, "little of everything: for a look, or without a GPU")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--seconds", type=float, help="at most, for each time and each throughput [10]")
+    parser.add_argument("--seconds", type=float, help="at most, for each time [10]")
+    parser.add_argument("--throughput-seconds", type=float, help="about, for each throughput [5]")
+    parser.add_argument(
+        "--processes", type=int, nargs="+", default=throughput.processes_for(throughput.cores()),
+        help="numbers of processes that throughput is measured with [1 and half of the cores, 8 at most]",
+    )  # fmt: skip
     options = parser.parse_args(None if arguments is None else list(arguments))
     effort = QUICK if options.quick else FULL
-    if options.seconds:
-        effort = replace(effort, seconds=options.seconds)
+    effort = replace(
+        effort,
+        seconds=options.seconds or effort.seconds,
+        throughput_seconds=options.throughput_seconds or effort.throughput_seconds,
+    )
     completer = Completer(load_checkpoint(options.checkpoint, options.device))
     name = torch.cuda.get_device_name() if completer.checkpoint.device.type == "cuda" else "CPU"
     print(f"{options.checkpoint} on {name}")
@@ -426,7 +367,9 @@ def main(arguments: Iterable[str] | None = None) -> int:
     if "profile" in options.parts:
         figures += profile(completer, effort)
     if "throughput" in options.parts:
-        figures += throughput(completer, effort)
+        device = str(completer.checkpoint.device)
+        load = throughput.Load(options.checkpoint, device, effort.throughput_resolution)
+        figures += throughput.measured(load, options.processes, effort.in_flight, effort.throughput_seconds)
     if "training" in options.parts:
         figures += trained(options, effort)
     common.tell(options, "gpu", times, "x", figures, device=name, parts=options.parts)
