@@ -67,18 +67,18 @@ class Effort:
     """How much of everything is done."""
 
     resolution: int
-    throughput_resolution: int
     repeats: int  # at most
     seconds: float  # at most, for each time
     throughput_seconds: float  # about, for each throughput
+    throughput_options: dict[str, object]  # of each completion
     in_flight: tuple[int, ...]
     adam_steps: int
     matrix: int
     graph_steps: int
 
 
-FULL = Effort(256, 128, 10, 10.0, 5.0, (1, 4, 16, 64), 800, 8192, 200)
-QUICK = Effort(32, 32, 2, 2.0, 2.0, (1, 2), 20, 256, 8)
+FULL = Effort(256, 10, 10.0, 5.0, {"resolution": 128}, (1, 4, 16, 64), 800, 8192, 200)
+QUICK = Effort(32, 2, 2.0, 0.5, {"resolution": 32, "refine": False}, (1, 2), 20, 256, 8)
 
 
 def observed() -> Observation:
@@ -233,6 +233,15 @@ def profile(completer: Completer, effort: Effort) -> list[Figure]:
     return [Figure(f"profile, {name}", 1000 * seconds, "ms") for seconds, name in longest]
 
 
+def a_second(options: argparse.Namespace, device: torch.device, effort: Effort) -> list[Figure]:
+    """Throughput, in processes of its own. Ends the program where one of them does not go on."""
+    load = throughput.Load(options.checkpoint, str(device), effort.throughput_options)
+    try:
+        return throughput.measured(load, options.processes, effort.in_flight, effort.throughput_seconds)
+    except throughput.Stopped as error:
+        raise SystemExit(f"throughput: {error}") from None
+
+
 # Training
 
 
@@ -367,9 +376,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
     if "profile" in options.parts:
         figures += profile(completer, effort)
     if "throughput" in options.parts:
-        device = str(completer.checkpoint.device)
-        load = throughput.Load(options.checkpoint, device, effort.throughput_resolution)
-        figures += throughput.measured(load, options.processes, effort.in_flight, effort.throughput_seconds)
+        figures += a_second(options, completer.checkpoint.device, effort)
     if "training" in options.parts:
         figures += trained(options, effort)
     common.tell(options, "gpu", times, "x", figures, device=name, parts=options.parts)

@@ -12,18 +12,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import torch
 
 from benchmarks.common import Figure, example
-from model.batch import Batch, Steps
+from model.batch import Batch, Steps, alone
 from model.checkpoint import load_checkpoint
 from model.completion import Completer, Completion
 
@@ -42,11 +43,19 @@ CORES, MOST = 2, 8
 
 @dataclass(frozen=True)
 class Load:
-    """What is completed, on what."""
+    """With what the example scan is completed again and again, its turn given."""
 
     checkpoint: Path
     device: str  # as `load_checkpoint` takes it
-    resolution: int
+    options: dict[str, Any] = field(default_factory=dict)  # as `Completer.complete` takes them
+
+    def completer(self) -> Completer:
+        """The model, loaded."""
+        return Completer(load_checkpoint(self.checkpoint, self.device))
+
+    def one(self, completer: Completer, seed: int) -> Steps[Completion]:
+        """One completion."""
+        return completer.completing([example()], pose="canonical", seed=seed, **self.options)
 
 
 class Stopped(RuntimeError):
@@ -191,34 +200,30 @@ def _heard(team: Sequence[Worker], patience_s: float, what: str) -> list[Worker]
 
 def _work(connection: Connection, load: Load) -> None:
     """Do what is asked until nobody asks any more."""
-    completer = Completer(load_checkpoint(load.checkpoint, load.device))
-    for _ in range(WARM_UP):
-        completer.complete([example()], pose="canonical", resolution=load.resolution)
+    completer = load.completer()
+    for seed in range(WARM_UP):
+        alone(load.one(completer, seed))
     try:
         while True:
             connection.send(None)
             jobs, threads = connection.recv()
             torch.set_num_threads(threads)
-            _keep(jobs, completer, load.resolution, connection)
+            _keep(jobs, load, completer, connection)
             connection.recv()
     except (EOFError, BrokenPipeError):
         return
 
 
-def _keep(jobs: int, completer: Completer, resolution: int, connection: Connection) -> None:
+def _keep(jobs: int, load: Load, completer: Completer, connection: Connection) -> None:
     """Have so many in flight until something else is asked."""
     batch: Batch[int, Completion] = Batch(threads=jobs)
-    numbers = count()
+    seeds = count()
     while not connection.poll():
         while len(batch) < jobs:
-            number = next(numbers)
-            batch.add(number, _one(completer, resolution, number))
+            seed = next(seeds)
+            batch.add(seed, load.one(completer, seed))
         for ended in batch.turn():
             if ended.error is not None:
                 raise ended.error
             connection.send(monotonic())
     batch.close()
-
-
-def _one(completer: Completer, resolution: int, seed: int) -> Steps[Completion]:
-    return completer.completing([example()], pose="canonical", resolution=resolution, seed=seed)
