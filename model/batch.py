@@ -8,7 +8,8 @@ here: neither scans nor queues.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable, Iterable
+import sys
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial, wraps
@@ -23,8 +24,13 @@ K = TypeVar("K", bound=Hashable)
 Owner = TypeVar("Owner")
 P = ParamSpec("P")
 
-THREADS = 8
-"""Calls at a time at most: each may need as much of the device's memory as a whole surface does."""
+THREADS = 2
+"""Calls at a time at most. Much of them is Python's, so more would not end sooner, but keep its lock from the
+steps, which all wait for; and each may need as much of the device's memory as a whole surface does."""
+
+SWITCH_S = 1e-4
+"""How long a call may keep Python's lock from a step that asks for it, which is at every launch. Python's own
+5 ms let a step of 20 launches take half a second beside two threads that compute (docs/log.md)."""
 
 PATIENCE_S = 0.05
 """How long a turn waits where there are only calls to wait for."""
@@ -106,7 +112,7 @@ class Batch(Generic[K, T]):
         self._calls: dict[K, Aside] = {}
         threads = max(1, min(threads, THREADS, torch.get_num_threads()))
         share = max(1, torch.get_num_threads() // threads)
-        self._pool = ThreadPoolExecutor(threads, "aside", torch.set_num_threads, (share,))
+        self._pool = ThreadPoolExecutor(threads, "aside", _begin_beside, (share,))
 
     def __len__(self) -> int:
         return len(self._works)
@@ -161,6 +167,12 @@ class Batch(Generic[K, T]):
         return None
 
 
+def _begin_beside(share: int) -> None:
+    """A thread begins that makes calls beside the steps, on its share of the cores."""
+    torch.set_num_threads(share)
+    sys.setswitchinterval(SWITCH_S)
+
+
 def step_together(solvers: dict[K, LevenbergMarquardt]) -> dict[K, Exception]:
     """One step of each solver. Those that look at equally many rows of the same fields go as one batch.
 
@@ -171,7 +183,8 @@ def step_together(solvers: dict[K, LevenbergMarquardt]) -> dict[K, Exception]:
         groups.setdefault(_alike(solver), {})[key] = solver
     errors: dict[K, Exception] = {}
     for group in groups.values():
-        errors |= _step_as_one(group)
+        for part in _in_parts(group):
+            errors |= _step_as_one(part)
     return errors
 
 
@@ -181,9 +194,19 @@ def _alike(solver: LevenbergMarquardt) -> tuple[object, ...]:
     return (
         id(solver.fields),
         replace(solver.settings, steps=0),
-        len(rows),
+        tuple(rows.weights.shape),
         rows.points.dtype,
     )
+
+
+def _in_parts(group: dict[K, LevenbergMarquardt]) -> Iterator[dict[K, LevenbergMarquardt]]:
+    """Where steps are replayed, 1, 2, 4 or so at a time: of few sizes there soon are recordings."""
+    solvers = list(group.items())
+    most = solvers[0][1].replayed_together
+    while solvers:
+        size = 1 << min(most, len(solvers)).bit_length() - 1 if most else len(solvers)
+        yield dict(solvers[:size])
+        solvers = solvers[size:]
 
 
 def _step_as_one(group: dict[K, LevenbergMarquardt]) -> dict[K, Exception]:

@@ -197,7 +197,8 @@ class Completer:
             if on_preview is not None and (mesh := self.preview(code, placements, observation)) is not None:
                 on_preview(mesh, observation.from_scan.rotation)
 
-        fit = yield from self.fitting(observation, pose, solver, seed, start, clock, look)
+        shown = look if on_preview is not None else None
+        fit = yield from self.fitting(observation, pose, solver, seed, start, clock, shown)
         wanted = _Wanted(pose, solver, refine, samples, seed, options)
         return (yield from aside(self._finished, observation, fit, wanted, clock))
 
@@ -251,7 +252,7 @@ class Completer:
         look: Look | None = None,
     ) -> Steps[Fit]:
         """The MAP code and placement of an observation, by solver "lm" or "adam"."""
-        clock, look = clock or _Clock(None), look or _no_look
+        clock = clock or _Clock(None)
 
         def tell(step: int, steps: int, residual: float | None) -> None:
             clock.report("fit", step, steps, residual)
@@ -343,9 +344,6 @@ class Completer:
         except NoSurface as error:
             detail = f"the fitted shape is empty ({error}): check the scan's up axis, or try another model"
             raise CompletionError("no_surface", detail) from error
-
-
-def _no_look(code: Tensor, placements: Placements) -> None: ...
 
 
 def _colored(mesh: Mesh, observation: Observation, eta: float, color: str) -> Mesh:

@@ -162,13 +162,13 @@ class Fitter:
         seed: int = 0,
         start: Tensor | None = None,
         tell: Tell = _nothing,
-        look: Look = _nothing,
+        look: Look | None = None,
     ) -> Steps[Fit]:
         """The MAP code and placement by Levenberg-Marquardt; `start` (L,) is a code to try first."""
         screened = yield from self.screening(observation, pose, seed, self.start_shapes(start))
         starts = Starts.joined([self.suggested(observation, pose), screened])
         tell(0, self.effort.steps, None)
-        yield from aside(look, starts.codes[0], starts.placements.of(slice(0, 1)))
+        yield from _shown(look, starts.codes[0], starts.placements)
         return (yield from self.fitting_starts(observation, starts, pose, seed + 2, tell, look))
 
     fit = to_the_end(fitting)
@@ -230,7 +230,7 @@ class Fitter:
         pose: str,
         seed: int,
         tell: Tell = _nothing,
-        look: Look = _nothing,
+        look: Look | None = None,
         prior: CodePrior | None = None,
     ) -> Steps[Fit]:
         """Levenberg-Marquardt in rounds of ever fewer starts on ever more rows; the most central end wins.
@@ -249,7 +249,7 @@ class Fitter:
             yield from self._round(solver, number, trace, tell)
             best = solver.cost.argsort()
             starts = Starts(solver.codes[best], solver.placements.of(best))
-            yield from aside(look, starts.codes[0], starts.placements.of(slice(0, 1)))
+            yield from _shown(look, starts.codes[0], starts.placements)
         chosen = central(self.checkpoint.decoder, solver.codes, solver.placements, solver.cost)
         return _fit_of(solver, chosen, trace)
 
@@ -268,7 +268,7 @@ class Fitter:
         pose: str,
         seed: int = 0,
         tell: Tell = _nothing,
-        look: Look = _nothing,
+        look: Look | None = None,
     ) -> Steps[Fit]:
         """The published recipe, which knows no placement and is given that of the best screened start."""
         checkpoint = self.checkpoint
@@ -281,7 +281,7 @@ class Fitter:
             adam.step()
             tell(adam.steps_taken, adam.steps, float(adam.residual[0]))
             if adam.steps_taken % ADAM_LOOKS == 0:
-                yield from aside(look, adam.codes.detach()[0], start.placements)
+                yield from _shown(look, adam.codes.detach()[0], start.placements)
             yield None
         rows = self.rows(observation, self.effort.rounds[-1].rows, seed + 4)
         codes, prior = adam.codes.detach(), checkpoint.prior
@@ -290,6 +290,12 @@ class Fitter:
         return replace(_fit_of(judged, 0, []), steps=adam.steps)
 
     fit_adam = to_the_end(fitting_adam)
+
+
+def _shown(look: Look | None, code: Tensor, placements: Placements) -> Steps[None]:
+    """Let someone look at a code (L,) and the first placement. If nobody wants to, no call waits in line."""
+    if look is not None:
+        yield from aside(look, code, placements.of(slice(0, 1)))
 
 
 def _fit_of(solver: LevenbergMarquardt, chosen: int, trace: list[Step]) -> Fit:

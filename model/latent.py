@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol, TypeVar
 
 import torch
@@ -400,12 +401,44 @@ class _State:
 
 
 @dataclass(frozen=True)
+class _Stepped:
+    """What a step makes of B problems, with what is asked about it then, in one tensor."""
+
+    fits: Fits
+    told: Tensor  # (3, B) cost, residual, and 1 while unfinished
+
+    @classmethod
+    def of(cls, state: _State) -> _Stepped:
+        """Where the fits stand, as they are."""
+        model = state.fits.model
+        return cls(state.fits, torch.stack([model.cost, model.residual, state.unfinished.to(model.cost)]))
+
+
+@dataclass(frozen=True)
 class Standing:
     """How the best of many fits stands, as plain numbers."""
 
     objective: float  # E
     residual: float  # its weighted mean |r|, the observation's unit
     unfinished: int  # problems still moving
+
+
+class _Told:
+    """What a step tells of its problems, as plain numbers: they are waited for once, whoever asks first."""
+
+    def __init__(self, told: Tensor) -> None:
+        self._told = told
+
+    def standing(self, own: slice) -> Standing:
+        """How the best of some of the problems stands."""
+        costs, residuals, unfinished = (row[own] for row in self._numbers)
+        best = costs.index(min(costs))
+        return Standing(costs[best], residuals[best], int(sum(unfinished)))
+
+    @cached_property
+    def _numbers(self) -> list[list[float]]:
+        numbers: list[list[float]] = self._told.tolist()
+        return numbers
 
 
 class LevenbergMarquardt:
@@ -434,8 +467,9 @@ class LevenbergMarquardt:
         )
         self._set(_State(problems, fits))
 
-    def _set(self, state: _State) -> None:
-        self._state = state
+    def _set(self, state: _State, told: _Told | None = None, own: slice = slice(None)) -> None:
+        """Stand there. What a step has `told` can be asked for: the problems are `own` of those told of."""
+        self._state, self._told, self._own = state, told, own
         self._standing: Standing | None = None
 
     @classmethod
@@ -449,16 +483,24 @@ class LevenbergMarquardt:
 
     def part_into(self, fits: Sequence[LevenbergMarquardt]) -> None:
         """Give the fits that were joined into this one what has become of their problems."""
-        first = 0
+        first, told = 0, self._telling()
         for fit in fits:
             own = slice(first, first := first + len(fit._state.problems))
             # Their rows never change: their own are kept, which many problems may share.
-            fit._set(replace(fit._state, fits=self._state.fits.of(own)))
+            fit._set(replace(fit._state, fits=self._state.fits.of(own)), told, own)
 
     @property
     def problems(self) -> Problems:
         """The problems, with the best codes and placements so far."""
         return replace(self._state.problems, codes=self.codes, placements=self.placements)
+
+    @property
+    def replayed_together(self) -> int:
+        """How many fits like this one a GPU replays as one; 0 where steps are taken plainly."""
+        rows = self._state.problems.rows
+        return (
+            self.fields.recorded_rows // rows.weights.numel() if _waits_for_launches(self.fields, rows) else 0
+        )
 
     @property
     def steps_taken(self) -> Tensor:
@@ -504,11 +546,13 @@ class LevenbergMarquardt:
     def standing(self) -> Standing:
         """How the best fit stands. It waits for the device, but once a step."""
         if self._standing is None:
-            best = self.cost.argmin(dim=0, keepdim=True)
-            numbers = self.cost[best], self.residual[best], self._state.unfinished.sum().to(self.cost)[None]
-            objective, residual, unfinished = torch.cat(numbers).tolist()
-            self._standing = Standing(objective, residual, int(unfinished))
+            self._standing = self._telling().standing(self._own)
         return self._standing
+
+    def _telling(self) -> _Told:
+        if self._told is None:
+            self._told = _Told(_Stepped.of(self._state).told)
+        return self._told
 
     @property
     def finished(self) -> bool:
@@ -519,19 +563,22 @@ class LevenbergMarquardt:
         """Try one damped Gauss-Newton step on every unfinished problem. If it raises, nothing has changed."""
         state = self._state
         if _waits_for_launches(self.fields, state.problems.rows):
-            fits = self._replayed(self._stepped, state)
-        else:
-            moving = state.unfinished.nonzero().squeeze(1)
-            some = state if len(moving) == len(state.problems) else state.of(moving)
-            fits = self._stepped(some)
-            if some is not state:
-                fits = state.fits.updated(moving, fits)
-        self._set(replace(state, fits=fits))
+            made = self._replayed(self._stepped_and_told, state)
+            self._set(replace(state, fits=made.fits), _Told(made.told))
+            return
+        moving = state.unfinished.nonzero().squeeze(1)
+        some = state if len(moving) == len(state.problems) else state.of(moving)
+        fits = self._stepped(some)
+        self._set(replace(state, fits=fits if some is state else state.fits.updated(moving, fits)))
 
     def _replayed(self, function: Callable[[A], R], argument: A) -> R:
         """What a method makes of its argument, on a GPU."""
         settings = replace(self.settings, steps=0)  # each problem has its own number of steps
         return _recorder(function, argument, function.__name__, self.fields, settings)
+
+    def _stepped_and_told(self, state: _State) -> _Stepped:
+        """The fits after one step, and what will be asked about them."""
+        return _Stepped.of(replace(state, fits=self._stepped(state)))
 
     def _stepped(self, state: _State) -> Fits:
         """The fits after one step: of tensors alone, and the same work whatever their values are."""

@@ -12,7 +12,7 @@ from seen import about_y, half_seen, moved
 from shapes import TINY_SOLIDS
 from torch import Tensor
 
-from model.batch import Batch, Ended, Steps, alone, aside
+from model.batch import Batch, Ended, Steps, alone, aside, step_together
 from model.checkpoint import Checkpoint
 from model.completion import Completer, Completion
 from model.decoder import Decoder
@@ -62,6 +62,20 @@ def test_fits_that_join_at_different_steps_end_as_alone(tiny: Checkpoint) -> Non
         assert_same_fit(ended[key].result, fitter.fit(observation, "upright", seed=key))
 
 
+def test_how_fits_stand_after_a_step_as_one_is_how_each_of_them_stands(tiny: Checkpoint) -> None:
+    joined = [fit_of(tiny.decoder, tiny, problems=3, seed=seed) for seed in range(3)]
+    apart = [fit_of(tiny.decoder, tiny, problems=3, seed=seed) for seed in range(3)]
+    for _ in range(4):
+        assert step_together(dict(enumerate(joined))) == {}
+        for one, other in zip(joined, apart, strict=True):
+            other.step()
+            best = int(one.cost.argmin())
+            assert one.standing.objective == float(one.cost[best])
+            assert one.standing.residual == float(one.residual[best])
+            assert one.standing.unfinished == int((~one.finished_problems).sum())
+            assert one.standing.objective == pytest.approx(other.standing.objective, rel=1e-3)
+
+
 def test_whole_completions_share_the_device_whatever_they_ask_for(tiny: Checkpoint) -> None:
     completer = Completer(tiny, effort=LITTLE)
     options = [{"resolution": 32, "pose": "canonical"}, {"resolution": 32, "refine": False}]
@@ -109,6 +123,21 @@ def test_a_batch_that_does_not_fit_becomes_smaller_ones(tiny: Checkpoint) -> Non
     ended = all_of(batch)
     assert max(small.seen) == 7 and 3 in small.seen
     for key in range(7):
+        assert torch.allclose(ended[key].result, alone(work(fit_of(tiny.decoder, tiny, seed=key))), atol=2e-3)
+
+
+def test_where_steps_are_replayed_few_sizes_are_ever_asked_for(
+    tiny: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of any number that happens to be in step there would be a recording to make."""
+    monkeypatch.setattr(LevenbergMarquardt, "replayed_together", 5)
+    seen = Small(tiny.decoder, room=100)
+    batch: Batch[int, Tensor] = Batch()
+    for key in range(11):
+        batch.add(key, work(fit_of(seen, tiny, seed=key)))
+    ended = all_of(batch)
+    assert set(seen.seen) == {1, 2, 4}
+    for key in range(11):
         assert torch.allclose(ended[key].result, alone(work(fit_of(tiny.decoder, tiny, seed=key))), atol=2e-3)
 
 

@@ -306,10 +306,11 @@ def test_a_step_looks_at_no_value_so_that_it_can_be_recorded(on_grids: bool, tin
         problems = problems_of(interval_rows(), torch.arange(3.0)[:, None], flat, "free")
         solver = LevenbergMarquardt(tiny.starts, problems)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        after = solver._stepped(mapped(mode.from_tensor, solver._state))
+        after = solver._stepped_and_told(mapped(mode.from_tensor, solver._state))
         with pytest.raises(DataDependentOutputException):
-            bool(after.converged.any())
-    assert [part.shape for part in leaves(after)] == [part.shape for part in leaves(solver._state.fits)]
+            bool(after.fits.converged.any())
+    assert after.told.shape == (3, 3)
+    assert [part.shape for part in leaves(after.fits)] == [part.shape for part in leaves(solver._state.fits)]
 
 
 def test_where_the_damping_is_too_little_for_the_precision_the_step_is_refused(tiny: Checkpoint) -> None:
