@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import ipaddress
 import logging
+import os
 import socket
 import sys
 from pathlib import Path
@@ -53,16 +54,23 @@ def _children(settings: Settings) -> list[Child]:
     environment = settings.environment()
     address = ["--host", settings.host, "--port", str(settings.port)]
     api = [sys.executable, "-m", "uvicorn", "app.main:create_app", "--factory", *address]
-    workers = [
-        Child(
-            f"worker on {device}", [sys.executable, "-m", "worker"], {**environment, "DEEPSDF_DEVICE": device}
-        )
-        for device in settings.device.split(",")
-    ]
     return [
         *queue,
-        *workers,
+        *_workers(settings),
         Child("api", [*api, "--log-level", "warning", "--timeout-graceful-shutdown", "5"], environment),
+    ]
+
+
+def _workers(settings: Settings) -> list[Child]:
+    """As many on each device as there shall be. Several share the cores, each with its threads."""
+    devices = [device for device in settings.device.split(",") for _ in range(settings.workers_per_device)]
+    environment, command = settings.environment(), [sys.executable, "-m", "worker"]
+    if len(devices) > 1:
+        share = max(1, (os.cpu_count() or 1) // len(devices))
+        environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(share))
+    return [
+        Child(f"worker {number} on {device}", command, {**environment, "DEEPSDF_DEVICE": device})
+        for number, device in enumerate(devices, start=1)
     ]
 
 

@@ -89,7 +89,8 @@ class Settings(BaseSettings):
     batch_slots: int = Field(
         default=0,
         ge=0,
-        description="Completions that one worker fits at the same time; 0: 16 on a GPU, 1 on a CPU.",
+        description="Completions that one worker fits at the same time; 0: 16 on a GPU, fewer where several "
+        "workers share it, 1 on a CPU.",
     )
     max_running_per_key: int = Field(
         default=0,
@@ -140,7 +141,13 @@ class Settings(BaseSettings):
     )
     device: str = Field(
         default="auto",
-        description="Where the worker computes: auto, cpu, cuda or cuda:N. A list: one worker for each.",
+        description="Where the worker computes: auto, cpu, cuda or cuda:N. A list: workers on each.",
+    )
+    workers_per_device: int = Field(
+        default=1,
+        ge=1,
+        description="Workers on each device. One keeps a CPU busy; a GPU has time for several, each of which "
+        "holds the models anew.",
     )
 
     @field_validator("api_keys")

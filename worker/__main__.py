@@ -15,8 +15,9 @@ from app.settings import BadSettings, Settings, get_settings
 
 log = logging.getLogger("worker")
 
-SLOTS = {"cuda": 16, "cpu": 1}
-"""Completions in one batch unless the setting says otherwise: one keeps a CPU busy, and a GPU hardly."""
+SLOTS, LEAST_SLOTS = 16, 2
+"""Completions on a GPU unless the setting says otherwise: of all its workers together, and of each at least,
+so that one takes steps while another is observed or meshed. On a CPU there is one, which keeps it busy."""
 
 
 def main() -> int:
@@ -49,7 +50,12 @@ def _load(settings: Settings) -> int:
     if not (names := models().load_all()):
         log.error("there is no checkpoint in %s", settings.checkpoints_dir.resolve())
         return 0
-    return settings.batch_slots or SLOTS.get(completer(names[-1]).checkpoint.device.type, 1)
+    return settings.batch_slots or slots_on(completer(names[-1]).checkpoint.device.type, settings)
+
+
+def slots_on(kind: str, settings: Settings) -> int:
+    """How many completions at a time a worker on a device of that kind does, unless it is told."""
+    return max(LEAST_SLOTS, SLOTS // settings.workers_per_device) if kind == "cuda" else 1
 
 
 if __name__ == "__main__":

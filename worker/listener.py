@@ -91,7 +91,7 @@ class Listener(SimpleWorker):
         self._look()
         while not self._stop_requested:
             try:
-                self._fill()
+                self._take_in()
                 if self.in_hand or burst:
                     break
                 self.queue.line.wait(IDLE_S)
@@ -111,7 +111,8 @@ class Listener(SimpleWorker):
             except Exception as why:
                 self._end(self.batch.drop(completion_id, why))
 
-    def _fill(self) -> None:
+    def _take_in(self) -> None:
+        """Begin one more if there is room. The next turn is soon; meanwhile an idle worker may take one."""
         while len(self.in_hand) < self.slots and not self._stop_requested:
             if any(self._is_suspect(work.job) for work in self.in_hand.values()):
                 return
@@ -120,19 +121,22 @@ class Listener(SimpleWorker):
             if self.in_hand and self._is_suspect(job):
                 self.queue.line.unclaim(job)
                 return
-            self._begin(job)
+            if self._begun(job):
+                return
 
     def _is_suspect(self, job: Job) -> bool:
         """Whether a worker broke with it: it may be why, and takes no others down if it is alone."""
         return (job.retries_left or 0) < self.settings.retries
 
-    def _begin(self, job: Job) -> None:
+    def _begun(self, job: Job) -> bool:
+        """Whether it could begin: not if it was cancelled before."""
         if (lease := self.leases.take(job)) is None:
             log.info("completion %s was cancelled before it began", job.id)
-            return
+            return False
         work = Work(lease, Reporter(lease, self.glances, self.settings.deadline_s, self.draining))
         self.in_hand[job.id] = work
         self.batch.add(job.id, job.func(*job.args, work.reporter))
+        return True
 
     def _turn(self) -> None:
         """One step of everything in hand."""

@@ -1,7 +1,8 @@
-"""Children are started again, unless that is hopeless; one worker to a device."""
+"""Children are started again, unless that is hopeless; as many workers to a device as shall be."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -49,7 +50,30 @@ def test_a_child_that_has_lived_a_while_is_started_again_however_often_it_ends(t
     assert time.monotonic() - start < 20
 
 
+def workers_of(folder: Path, **settings: object) -> list[Child]:
+    """The workers that would be started."""
+    children = _children(Settings(data_dir=folder, redis_url="unix:///nowhere", **settings))
+    return [child for child in children if child.name.startswith("worker")]
+
+
 def test_a_list_of_devices_has_one_worker_for_each(tmp_path):
-    settings = Settings(data_dir=tmp_path, device="cuda:0,cuda:1", redis_url="unix:///nowhere")
-    workers = [child for child in _children(settings) if child.name.startswith("worker")]
+    workers = workers_of(tmp_path, device="cuda:0,cuda:1")
     assert [child.environment["DEEPSDF_DEVICE"] for child in workers] == ["cuda:0", "cuda:1"]
+
+
+def test_several_workers_on_a_device_share_the_cores(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    workers = workers_of(tmp_path, device="cuda:0,cuda:1", workers_per_device=2)
+    devices = [child.environment["DEEPSDF_DEVICE"] for child in workers]
+    assert devices == ["cuda:0", "cuda:0", "cuda:1", "cuda:1"]
+    assert {child.environment["OMP_NUM_THREADS"] for child in workers} == {"4"}
+    assert len({child.name for child in workers}) == 4
+    (alone,) = workers_of(tmp_path)
+    assert "OMP_NUM_THREADS" not in alone.environment
+
+
+def test_how_many_threads_a_worker_has_may_be_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    workers = workers_of(tmp_path, workers_per_device=2)
+    assert [child.environment["OMP_NUM_THREADS"] for child in workers] == ["3", "3"]

@@ -57,12 +57,29 @@ def submit(queue: CompletionQueue, *ids: str) -> None:
         queue.submit(completion_id, CompletionOptions(model="tiny"))
 
 
+def take_in(listener: Listener, count: int) -> None:
+    """So many, without a turn in between."""
+    for _ in range(count):
+        listener._has_work(burst=True)
+
+
 def test_completions_take_turns_and_the_next_joins_as_soon_as_one_ends(queue, listener, seen):
     submit(queue, "a", "b", "c", "d")
     listener.listen(burst=True)
-    assert "".join(seen) == "abc" * 5 + "d" * 5
+    turns = ["a", "ab", "abc", "abc", "abc", "bc", "cd", "d", "d", "d", "d"]  # one joins at a time
+    assert "".join(seen) == "".join(turns)
     assert {queue.get(name).status for name in "abcd"} == {"succeeded"}
     assert not queue.queue.started_job_registry.get_job_ids(cleanup=False)
+
+
+def test_an_idle_worker_finds_something_left_to_take(queue, listener, seen, settings):
+    other = Listener(connect(settings, 1), settings, slots=3)
+    submit(queue, "a", "b", "c")
+    for _ in range(2):
+        for one in (listener, other):
+            one._has_work(burst=True)
+    assert [list(one.in_hand) for one in (listener, other)] == [["a", "c"], ["b"]]
+    other.batch.close()
 
 
 def test_one_that_breaks_is_tried_again_and_then_fails_alone(queue, listener, seen, settings, monkeypatch):
@@ -89,7 +106,7 @@ def test_one_whose_worker_broke_runs_alone_and_takes_no_others_down(queue, liste
     submit(queue, "a", "b", "c")
     broken = listener.leases.take(queue.line.claim())
     submit(queue, "d")
-    listener._has_work(burst=True)  # takes b, c, d
+    take_in(listener, 3)  # b, c, d
     listener.leases.give_back(broken, costs_a_retry=True)
     submit(queue, "e")
     while listener._has_work(burst=True):
@@ -127,7 +144,7 @@ def test_a_completion_cancelled_between_queue_and_hand_is_left_alone(queue, list
     submit(queue, "a")
     job = queue.line.claim()
     queue.cancel("a")
-    listener._begin(job)
+    assert not listener._begun(job)
     assert not listener.in_hand and not seen
     assert not queue.queue.intermediate_queue.get_job_ids()
 
@@ -153,7 +170,7 @@ def test_a_stopping_worker_gives_back_what_it_cannot_finish(queue, settings, mon
 
 def test_a_stopping_worker_finishes_what_is_soon_done(queue, listener, seen):
     submit(queue, "a", "b", "c", "d")
-    listener._has_work(burst=True)
+    take_in(listener, 3)
     listener.request_stop(signal.SIGTERM, None)
     while listener._has_work(burst=True):
         listener._turn()
