@@ -69,7 +69,9 @@ def _workers(settings: Settings) -> list[Child]:
         share = max(1, (os.cpu_count() or 1) // len(devices))
         environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(share))
     return [
-        Child(f"worker {number} on {device}", command, {**environment, "DEEPSDF_DEVICE": device})
+        Child(
+            f"worker {number} on {device}", command, {**environment, "DEEPSDF_DEVICE": device}, kind="worker"
+        )
         for number, device in enumerate(devices, start=1)
     ]
 

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import groupby
 from types import FrameType
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ class Child:
     command: list[str]
     environment: dict[str, str] = field(default_factory=dict)
     ready: Callable[[], bool] = lambda: True
+    kind: str = ""  # those of one kind, which do not need one another, are stopped at the same time
     early_ends: int = 0
     started: float = 0.0
     process: subprocess.Popen[bytes] | None = None
@@ -54,11 +56,15 @@ class Child:
         """Whether it ended too early too often, one time after the other."""
         return self.early_ends >= MAX_ENDS
 
-    def stop(self, patience_s: float) -> None:
-        """Ask it to end; insist after a while."""
-        if self.process is None or self.ended:
+    def ask_to_end(self) -> None:
+        """Ask it to end, if it is there."""
+        if self.process is not None and not self.ended:
+            self.process.terminate()
+
+    def see_to_its_end(self, patience_s: float) -> None:
+        """Wait for its end; insist after a while."""
+        if self.process is None:
             return
-        self.process.terminate()
         try:
             self.process.wait(patience_s)
         except subprocess.TimeoutExpired:
@@ -89,8 +95,16 @@ class Supervisor:
             return 0
         finally:
             self.stopping = True
-            for child in reversed(self.children):
-                child.stop(self.patience_s)
+            for _, peers in groupby(reversed(self.children), lambda child: child.kind or child.name):
+                self._end(list(peers))
+
+    def _end(self, peers: list[Child]) -> None:
+        """Stop them, all within our patience."""
+        for child in peers:
+            child.ask_to_end()
+        give_up = time.monotonic() + self.patience_s
+        for child in peers:
+            child.see_to_its_end(max(0.0, give_up - time.monotonic()))
 
     def _start(self, child: Child) -> None:
         if self.stopping:

@@ -50,6 +50,36 @@ def test_a_child_that_has_lived_a_while_is_started_again_however_often_it_ends(t
     assert time.monotonic() - start < 20
 
 
+ENDS_SLOWLY = """
+import signal, sys, time
+def end(*_):
+    time.sleep(1.0)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+open(sys.argv[1], "w")
+time.sleep(60)
+"""
+
+
+def test_those_of_one_kind_are_stopped_at_the_same_time(tmp_path):
+    def slow(name: str) -> Child:
+        there = tmp_path / name
+        return Child(
+            name, [sys.executable, "-S", "-c", ENDS_SLOWLY, str(there)], ready=there.exists, kind="slow"
+        )
+
+    def enough() -> bool:
+        running.stopping = True
+        return True
+
+    slow_ones = [slow(name) for name in "abc"]
+    running = Supervisor([*slow_ones, Child("last", ["sleep", "60"], ready=enough)], patience_s=10)
+    start = time.monotonic()
+    assert running.run() == 0
+    assert 1.0 < time.monotonic() - start < 3.0
+    assert [child.process.returncode for child in slow_ones] == [0, 0, 0]
+
+
 def workers_of(folder: Path, **settings: object) -> list[Child]:
     """The workers that would be started."""
     children = _children(Settings(data_dir=folder, redis_url="unix:///nowhere", **settings))
