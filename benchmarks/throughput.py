@@ -34,8 +34,11 @@ WARM_UP = 2
 SETTLING, LONGEST = 2, 3
 """How long completions in flight may take to come apart, and be counted at most, in times of `seconds`."""
 
-START_S, HANGS_S = 180.0, 60.0
-"""Until a process must be warm, and until something must have ended while it works."""
+START_S = 180.0
+"""Until a process must be warm."""
+
+HANGS_S = {"cuda": 60.0, "cpu": 3600.0}
+"""Until something must have ended while processes work on a device: on a CPU many in flight take long."""
 
 CORES, MOST = 2, 8
 """Cores for each process, which steps in one thread while others hold Python's lock; processes at most."""
@@ -46,8 +49,13 @@ class Load:
     """With what the example scan is completed again and again, its turn given."""
 
     checkpoint: Path
-    device: str  # as `load_checkpoint` takes it
+    device: str  # cpu, cuda or cuda:N
     options: dict[str, Any] = field(default_factory=dict)  # as `Completer.complete` takes them
+
+    @property
+    def patience_s(self) -> float:
+        """How long nothing may end."""
+        return HANGS_S[torch.device(self.device).type]
 
     def completer(self) -> Completer:
         """The model, loaded."""
@@ -76,7 +84,7 @@ def measured(load: Load, processes: Sequence[int], in_flight: Sequence[int], sec
     """Completions a second, for each number of `processes` and in flight; of few in flight each has one."""
     with started(load, min(max(processes), max(in_flight))) as team:
         rates = {
-            (used, jobs): rate(team[:used], jobs, seconds)
+            (used, jobs): rate(team[:used], jobs, seconds, load.patience_s)
             for used, jobs in sorted({(min(some, jobs), jobs) for some in processes for jobs in in_flight})
         }
     figures = [Figure(_name(used, jobs), value, "completions/s") for (used, jobs), value in rates.items()]
@@ -138,44 +146,48 @@ def started(load: Load, processes: int) -> Iterator[list[Worker]]:
         yield team
     finally:
         for worker in team:
-            worker.connection.close()
-        for worker in team:
-            worker.process.join(10)
             worker.process.kill()
+        for worker in team:
+            worker.process.join()
+            worker.connection.close()
 
 
-def rate(team: Sequence[Worker], jobs: int, seconds: float) -> float:
+def rate(team: Sequence[Worker], jobs: int, seconds: float, patience_s: float) -> float:
     """Completions a second with so many in flight, spread evenly over a team. Raises Stopped."""
     for number, worker in enumerate(team):
         worker.ask(jobs // len(team) + (number < jobs % len(team)), max(1, cores() // len(team)))
     begun = monotonic()
-    settling = _ends(team, lambda ends: len(ends) >= jobs or monotonic() - begun > SETTLING * seconds)
-    since = max(settling)
+    *_, since = _ends(
+        team, patience_s, begun, lambda ends: len(ends) >= jobs or monotonic() - begun > SETTLING * seconds
+    )
     ends = _ends(
         team,
+        patience_s,
+        since,
         lambda ends: monotonic() - since > (seconds if len(ends) >= jobs else LONGEST * seconds),
     )
     for worker in team:
         worker.ask(0)
-    _quiet(team, HANGS_S, "done")
-    return rate_of([end for end in ends if end > since], since, jobs)
+    _quiet(team, patience_s, "done")
+    return rate_of(ends, since, jobs)
 
 
-def rate_of(ends: Iterable[float], since: float, jobs: int) -> float:
-    """From one end to another, a multiple of `jobs` later if there are as many."""
-    ends = sorted(ends)
+def rate_of(ends: Sequence[float], since: float, jobs: int) -> float:
+    """From one end to another, a multiple of `jobs` later if there are as many; `ends` ascend."""
     counted = len(ends) - len(ends) % jobs or len(ends)
     return counted / (ends[counted - 1] - since)
 
 
-def _ends(team: Sequence[Worker], enough: Callable[[list[float]], bool]) -> list[float]:
-    """When completions ended, until it is enough: of one at least."""
+def _ends(
+    team: Sequence[Worker], patience_s: float, since: float, enough: Callable[[list[float]], bool]
+) -> list[float]:
+    """When completions ended after `since`, ascending, until it is enough: of one at least."""
     ends: list[float] = []
     while not ends or not enough(ends):
-        for worker in _heard(team, HANGS_S, "ended"):
-            if (end := worker.told()) is not None:
+        for worker in _heard(team, patience_s, "through with anything"):
+            if (end := worker.told()) is not None and end > since:
                 ends.append(end)
-    return ends
+    return sorted(ends)
 
 
 def _quiet(team: Iterable[Worker], patience_s: float, what: str) -> None:
@@ -191,7 +203,7 @@ def _heard(team: Sequence[Worker], patience_s: float, what: str) -> list[Worker]
     """Who has something to tell."""
     ready = wait([worker.connection for worker in team], patience_s)
     if not ready:
-        raise Stopped(f"nothing {what} within {patience_s:.0f} s: try fewer --processes")
+        raise Stopped(f"no process is {what} within {patience_s:.0f} s: try fewer --processes")
     return [worker for worker in team if worker.connection in ready]
 
 
@@ -200,14 +212,14 @@ def _heard(team: Sequence[Worker], patience_s: float, what: str) -> list[Worker]
 
 def _work(connection: Connection, load: Load) -> None:
     """Do what is asked until nobody asks any more."""
-    completer = load.completer()
+    completer, most = load.completer(), torch.get_num_threads()
     for seed in range(WARM_UP):
         alone(load.one(completer, seed))
     try:
         while True:
             connection.send(None)
             jobs, threads = connection.recv()
-            torch.set_num_threads(threads)
+            torch.set_num_threads(min(threads, most))
             _keep(jobs, load, completer, connection)
             connection.recv()
     except (EOFError, BrokenPipeError):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from threading import Timer
 
@@ -37,8 +39,15 @@ def test_a_process_that_cannot_begin_is_told(tmp_path: Path) -> None:
         pass
 
 
+def test_a_process_that_does_nothing_is_not_waited_for_for_ever(tiny_checkpoint: Path) -> None:
+    load = throughput.Load(tiny_checkpoint, "cpu", LITTLE)
+    with throughput.started(load, 1) as team, pytest.raises(throughput.Stopped, match="within 1 s"):
+        os.kill(team[0].process.pid, signal.SIGSTOP)
+        throughput.rate(team, 1, seconds=60.0, patience_s=1.0)
+
+
 def test_a_process_that_is_killed_while_it_works_is_told(tiny_checkpoint: Path) -> None:
     load = throughput.Load(tiny_checkpoint, "cpu", LITTLE)
     with throughput.started(load, 1) as team, pytest.raises(throughput.Stopped, match="code -9"):
         Timer(1.0, team[0].process.kill).start()
-        throughput.rate(team, 1, seconds=60.0)
+        throughput.rate(team, 1, seconds=60.0, patience_s=60.0)
