@@ -498,9 +498,9 @@ class LevenbergMarquardt:
     def replayed_together(self) -> int:
         """How many fits like this one a GPU replays as one; 0 where steps are taken plainly."""
         rows = self._state.problems.rows
-        return (
-            self.fields.recorded_rows // rows.weights.numel() if _waits_for_launches(self.fields, rows) else 0
-        )
+        if not _waits_for_launches(self.fields, rows):
+            return 0
+        return self.fields.recorded_rows // rows.weights.numel()
 
     @property
     def steps_taken(self) -> Tensor:

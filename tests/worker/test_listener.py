@@ -14,6 +14,7 @@ from app.queue import CompletionQueue, connect
 from app.schemas import CompletionOptions
 from app.settings import Settings
 from worker import tasks
+from worker.__main__ import slots_on
 from worker.listener import Listener
 from worker.progress import Reporter
 
@@ -70,6 +71,12 @@ def test_completions_take_turns_and_the_next_joins_as_soon_as_one_ends(queue, li
     assert "".join(seen) == "".join(turns)
     assert {queue.get(name).status for name in "abcd"} == {"succeeded"}
     assert not queue.queue.started_job_registry.get_job_ids(cleanup=False)
+
+
+def test_workers_of_a_gpu_share_its_slots_and_each_can_overlap_two():
+    slots = [slots_on("cuda", Settings(workers_per_device=workers)) for workers in (1, 4, 32)]
+    assert slots == [16, 4, 2]
+    assert slots_on("cpu", Settings(workers_per_device=4)) == 1
 
 
 def test_an_idle_worker_finds_something_left_to_take(queue, listener, seen, settings):
