@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.decoder import Decoder, DecoderSpec, without_weight_norm
-from model.encoder import Encoder, StaleEncoder, load_encoder
+from model.encoder import Encoder, StaleEncoder, load_encoder, told_of
 from model.field import DecodedField
 from model.latent import CodePrior
 from model.starts import StartShapes, grids_of
@@ -131,16 +131,20 @@ def save_checkpoint(
 ) -> None:
     """Write the files of a checkpoint; the decoder's weight norm is folded into plain weights.
 
-    `starts` are the rows that a fit may start from, as `start_rows` chooses them.
+    Codes are kept in the precision that they come in. `starts` are the rows that a fit may start from, as
+    `start_rows` chooses them.
     """
     without_weight_norm(decoder)
     weights = {key: value.detach().cpu().contiguous() for key, value in decoder.state_dict().items()}
     save_file(weights, folder / DECODER_FILE)
     starts = start_rows(shapes) if starts is None else starts
-    grids = grids_of(decoder.eval(), codes.detach()[starts], card["clamping_distance"])
+    grids = grids_of(decoder.eval(), codes.detach()[starts].float(), card["clamping_distance"])
     latents = {"codes": codes.detach(), "extents": extents, "grids": grids, "starts": torch.tensor(starts)}
     latents = {key: value.cpu().contiguous() for key, value in latents.items()}
     save_file(latents, folder / LATENTS_FILE, metadata={"shapes": json.dumps(shapes)})
+    encoder = folder / ENCODER_FILE
+    if encoder.exists() and told_of(encoder)["decoder"] != digest_of(folder):
+        encoder.unlink()  # of the weights that were here before
     decoder_spec = {**decoder.spec.to_dict(), "weight_norm": False, "dropout": 0.0}
     write_card(folder, {**card, "decoder": decoder_spec})
 
@@ -185,11 +189,11 @@ def _loaded(folder: Path, card: dict[str, Any], device: str, with_encoder: bool)
     decoder.load_state_dict(load_file(folder / DECODER_FILE))
     latents = load_file(folder / LATENTS_FILE, device=device)
     decoder.to(device).eval().requires_grad_(False)
-    codes, extents, shapes = latents["codes"], latents["extents"], _shape_names(folder / LATENTS_FILE)
+    codes, extents = latents["codes"].float(), latents["extents"]
+    shapes = _shape_names(folder / LATENTS_FILE)
     # Older files do not say which rows their grids are of.
     rows = latents["starts"].tolist() if "starts" in latents else start_rows(shapes)
-    digest = hashlib.sha256((folder / DECODER_FILE).read_bytes()).hexdigest()
-    file = folder / ENCODER_FILE
+    digest, file = digest_of(folder), folder / ENCODER_FILE
     encoder = load_encoder(file, device, digest) if with_encoder and file.exists() else None
     return Checkpoint(
         name=card["name"],
@@ -203,6 +207,11 @@ def _loaded(folder: Path, card: dict[str, Any], device: str, with_encoder: bool)
         encoder=encoder,
         digest=digest,
     )
+
+
+def digest_of(folder: Path) -> str:
+    """SHA-256 of a checkpoint's decoder."""
+    return hashlib.sha256((folder / DECODER_FILE).read_bytes()).hexdigest()
 
 
 def _shape_names(file: Path) -> list[str]:

@@ -13,6 +13,7 @@ COMMANDS = {
     "deepsdf.__main__": ["export", "FOLDER", "out"],
     "duplicates": ["FOLDER"],
     "drawn.__main__": ["FOLDER"],
+    "encoder": ["FOLDER"],
     "encode": ["FOLDER", "chair.ply", "out.glb"],
     "evaluate.__main__": ["FOLDER"],
     "lipschitz": ["FOLDER"],

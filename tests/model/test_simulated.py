@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
-from model.checkpoint import Checkpoint
+from model.checkpoint import Checkpoint, load_checkpoint
 from model.encoder import Encoder
-from model.training.encoder import WRONG, Lesson, collected, learnt, losses, shown
+from model.training.encoder import WRONG, Lesson, collected, learnt, losses, main, shown
 from model.training.simulated import REACHED, SIDE, Scans, draw_codes, rays, simulated, traced
 
 
@@ -111,6 +113,15 @@ def test_an_encoder_learns(tiny: Checkpoint) -> None:
     assert after.place < before.place - 0.2
     assert after.turn < before.turn
     assert after.field < before.field
+
+
+def test_the_command_writes_an_encoder_that_is_loaded(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(tiny_checkpoint, tmp_path / "tiny"))
+    assert main([str(folder), "--scans", "12", "--steps", "2", "--batch", "4", "--device", "cpu"]) == 0
+    assert "on scans held out" in capsys.readouterr().out
+    assert load_checkpoint(folder, "cpu").encoder is not None
 
 
 def test_the_same_seed_gives_the_same_scans(tiny: Checkpoint) -> None:
