@@ -14,7 +14,17 @@ from shapes import TINY_SOLIDS
 from torch import Tensor
 
 from model.checkpoint import ENCODER_FILE, BadCheckpoint, Checkpoint, load_checkpoint, save_checkpoint
-from model.encoder import DOUBT, FINEST_CODE, FINEST_PLACE, HEADS, POINTS, Encoder, about_y, save_encoder
+from model.encoder import (
+    DOUBT_CODE,
+    DOUBT_PLACE,
+    FINEST_CODE,
+    FINEST_PLACE,
+    HEADS,
+    POINTS,
+    Encoder,
+    about_y,
+    save_encoder,
+)
 from model.fitting import Effort, Fitter
 from model.latent import FitSettings
 from model.observation import RowWeights, observe
@@ -89,13 +99,14 @@ def test_the_prior_of_the_code_is_as_wide_as_it_says(encoder: Encoder, tiny: Che
     """With deviations of 1 along the training codes' own axes it is as wide as theirs."""
     points, normals = a_scan()
     told = says_nothing(encoder).suggest(points, normals, yaws(2))
-    assert torch.allclose(told.prior.precision[1], tiny.prior.precision, rtol=1e-3, atol=1e-3)
+    doubted = told.prior.precision[1] * DOUBT_CODE**2
+    assert torch.allclose(doubted, tiny.prior.precision, rtol=1e-3, atol=1e-3)
     last = encoder.head[-1]
     length = tiny.codes.shape[1]
     last.bias[10 + length : 10 + 2 * length] = -100.0  # as sure as can be
     sure = encoder.suggest(points, normals, yaws(2))
     assert torch.allclose(sure.prior.precision * FINEST_CODE**2, told.prior.precision, rtol=1e-3, atol=1e-3)
-    assert (sure.expected.deviation >= DOUBT * FINEST_PLACE).all()
+    assert (sure.expected.deviation >= DOUBT_PLACE * FINEST_PLACE).all()
 
 
 def test_unknown_normals_are_no_harm(encoder: Encoder) -> None:
