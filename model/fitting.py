@@ -15,7 +15,6 @@ from torch import Tensor
 from model.batch import Steps, aside, to_the_end
 from model.checkpoint import Checkpoint
 from model.consensus import central
-from model.encoder import Encoder
 from model.frame import Similarity
 from model.latent import Adam, CodePrior, FitSettings, LevenbergMarquardt, Problems, Rows
 from model.observation import Observation, RowWeights, rows_of
@@ -85,10 +84,11 @@ class Starts:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a fit expects of B starts before it looks closely: the priors of code and placement."""
+    """What a fit expects of a scan in T turns before it looks closely."""
 
-    prior: CodePrior
-    placements: ExpectedPlacements
+    prior: CodePrior  # of each
+    placements: ExpectedPlacements  # of each
+    starts: Starts  # that the encoder names, the likeliest turn first
 
 
 @dataclass(frozen=True)
@@ -165,8 +165,10 @@ class Fitter:
         look: Look | None = None,
     ) -> Steps[Fit]:
         """The MAP code and placement by Levenberg-Marquardt; `start` (L,) is a code to try first."""
-        screened = yield from self.screening(observation, pose, seed, self.start_shapes(start))
-        starts = Starts.joined([self.suggested(observation, pose), screened])
+        expected = self.expected(observation, turns(pose, self.checkpoint.device), pose)
+        shapes, places = self.start_shapes(start), expected.placements
+        screened = yield from self.screening(observation, pose, seed, shapes, places)
+        starts = Starts.joined([expected.starts, screened])
         tell(0, self.effort.steps, None)
         yield from _shown(look, starts.codes[0], starts.placements)
         return (yield from self.fitting_starts(observation, starts, pose, seed + 2, tell, look))
@@ -188,13 +190,24 @@ class Fitter:
             recorded_rows=0,  # they are there for this one fit
         )
 
-    def screening(self, observation: Observation, pose: str, seed: int, shapes: StartShapes) -> Steps[Starts]:
-        """The best placements of the best start shapes, few of each shape, best first."""
+    def screening(
+        self,
+        observation: Observation,
+        pose: str,
+        seed: int,
+        shapes: StartShapes,
+        expected: ExpectedPlacements | None = None,
+    ) -> Steps[Starts]:
+        """The best placements of the best start shapes, few of each shape, best first.
+
+        What is `expected` in each of the pose mode's turns is found here if it is not given.
+        """
         effort = self.effort
         few = self.rows(observation, effort.screened_rows, seed)
         some = self.rows(observation, effort.moved_rows, seed + 1)
         surface = self._surface(observation)
-        expected = self.expected(observation, turns(pose, surface.device), pose).placements
+        if expected is None:
+            expected = self.expected(observation, turns(pose, surface.device), pose).placements
         found = yield from screening(shapes, pose, few, some, surface, expected, self.settings, effort.moved)
         best = found.of(_few_of_each(found, effort.per_shape)[: effort.rounds[0].problems])
         return Starts(shapes.codes[best.origin], best.placements)
@@ -203,25 +216,13 @@ class Fitter:
 
     def expected(self, observation: Observation, rotations: Tensor, pose: str) -> Expected:
         """What is expected of a scan turned in T ways (T, 3, 3)."""
-        encoder = self._encoder(pose)
-        if encoder is None:
-            outline = by_outline(self._surface(observation), rotations)
-            return Expected(self.checkpoint.prior.expanded(len(rotations)), outline)
-        told = encoder.suggest(self._surface(observation), self._normals(observation), rotations)
-        return Expected(told.prior, told.expected)
-
-    def suggested(self, observation: Observation, pose: str) -> Starts:
-        """Where the encoder would start, the likeliest turn first; nowhere without one."""
-        encoder, device = self._encoder(pose), self.checkpoint.device
-        if encoder is None:
-            return Starts(self.checkpoint.codes[:0], Placements.identity(0, device))
-        rotations = turns(pose, device)
-        told = encoder.suggest(self._surface(observation), self._normals(observation), rotations)
-        return Starts(*told.best(self.effort.suggested))
-
-    def _encoder(self, pose: str) -> Encoder | None:
-        """The checkpoint's, where the scan's vertical is known: it has seen no others."""
-        return None if pose == "free" else self.checkpoint.encoder
+        checkpoint, surface = self.checkpoint, self._surface(observation)
+        if checkpoint.encoder is None or pose == "free":  # which has seen no scan with its vertical unknown
+            nowhere = Starts(checkpoint.codes[:0], Placements.identity(0, checkpoint.device))
+            outline = by_outline(surface, rotations)
+            return Expected(checkpoint.prior.expanded(len(rotations)), outline, nowhere)
+        told = checkpoint.encoder.suggest(surface, self._normals(observation), rotations)
+        return Expected(told.prior, told.expected, Starts(*told.best(self.effort.suggested)))
 
     def fitting_starts(
         self,

@@ -29,6 +29,7 @@ from model.fitting import Effort, Fitter
 from model.latent import FitSettings
 from model.observation import RowWeights, observe
 from model.placement import by_outline, yaws
+from model.starts import turns
 
 BOX = TINY_SOLIDS["box_0.35_0.65"]
 
@@ -168,7 +169,7 @@ def test_a_fit_starts_where_the_encoder_would(
     """Not where the vertical is unknown: it has seen no such scan."""
     fitter = Fitter(replace(tiny, encoder=encoder), FitSettings(), RowWeights(), Effort())
     observation = observe(half_seen(BOX))
-    starts = fitter.suggested(observation, pose)
+    starts = fitter.expected(observation, turns(pose, tiny.device), pose).starts
     assert len(starts.codes) == suggested * (HEADS + 1)
     expected = fitter.expected(observation, yaws(2), pose)
     usual = Fitter(tiny, FitSettings(), RowWeights(), Effort()).expected(observation, yaws(2), pose)
