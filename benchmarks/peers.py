@@ -215,7 +215,7 @@ def _distances(mesh: trimesh.Trimesh | None, scan: Scan) -> tuple[float, float]:
 def line_of(name: str, some: Sequence[Met]) -> Line:
     """What is said of one method; nothing but why if it was not tried."""
     if not some:
-        why = "left out by --quick" if installed(name) else f"not installed: {NEEDED[name]}"
+        why = "left out" if installed(name) else f"not installed: {NEEDED[name]}"
         return Line(name, nan, nan, nan, nan, nan, nan, nan, failed=0, note=why)
     chamfer = thousandfold_chamfer(one.comparison for one in some)
     return Line(
@@ -236,8 +236,11 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser = common.parser(__doc__, "one view of one shape, a coarse mesh, no Adam: an impression")
     add_options(parser, views=4)
     parser.add_argument("--pose", choices=["upright", "canonical"], default="upright", help="what is known")
+    others = [name for name in METHODS if name != OURS]
+    parser.add_argument("--without", nargs="+", choices=others, default=[], help="methods to leave out")
     options = parser.parse_args(None if arguments is None else list(arguments))
-    names = [name for name in METHODS if installed(name) and not (options.quick and name == ADAM)]
+    left_out = {*options.without, *([ADAM] if options.quick else [])}
+    names = [name for name in METHODS if installed(name) and name not in left_out]
     todo = [(one, options.pose, names) for one in subjects(options, NOISE)]
     results = [one for some in work_through(met, todo, setup(options), options.jobs) for one in some]
     lines = [line_of(name, [one for one in results if one.method == name]) for name in [*METHODS, TRUTH]]
