@@ -25,8 +25,8 @@ from model.placement import (
     Boxes,
     ExpectedPlacements,
     Placements,
+    about_y,
     boxes_of,
-    rotation_of,
 )
 
 POINTS = 512
@@ -172,11 +172,6 @@ def _layers(first: int, *sizes: int, dropout: float = 0.0) -> nn.Sequential:
 def normalized(points: Tensor, boxes: Boxes) -> Tensor:
     """(B, K, 3) points with their boxes centred and of radius 1."""
     return (points - boxes.centre[:, None]) / boxes.radius[:, None, None]
-
-
-def about_y(angles: Tensor) -> Tensor:
-    """Rotations (B, 3, 3) by (B,) radians about the vertical."""
-    return rotation_of(nn.functional.pad(angles[:, None], (1, 1)))
 
 
 def save_encoder(encoder: Encoder, file: Path, digest: str) -> None:

@@ -199,10 +199,12 @@ def vector_of(rotations: Tensor) -> Tensor:
 
 def yaws(count: int, device: torch.device | str = "cpu") -> Tensor:
     """`count` rotations (count, 3, 3) about +y at equal steps, the first of them none."""
-    angles = torch.arange(count, device=device) * (2 * torch.pi / count)
-    vectors = torch.zeros(count, 3, device=device)
-    vectors[:, 1] = angles
-    return rotation_of(vectors)
+    return about_y(torch.arange(count, device=device) * (2 * torch.pi / count))
+
+
+def about_y(angles: Tensor) -> Tensor:
+    """Rotations (B, 3, 3) by (B,) radians about the vertical."""
+    return rotation_of(torch.nn.functional.pad(angles[:, None], (1, 1)))
 
 
 def rotations_all_around(count: int, device: torch.device | str = "cpu") -> Tensor:

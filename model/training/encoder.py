@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
 from model.checkpoint import ENCODER_FILE, BadCheckpoint, Checkpoint, choose_device, load_checkpoint
-from model.encoder import POINTS, Encoder, Guess, about_y, normalized, save_encoder
-from model.placement import EXPECTED_CENTRE, EXPECTED_LOG_SCALE, Boxes, boxes_of, rotation_of
+from model.encoder import POINTS, Encoder, Guess, normalized, save_encoder
+from model.placement import EXPECTED_CENTRE, EXPECTED_LOG_SCALE, Boxes, about_y, boxes_of, rotation_of
 from model.training.compute import autocast
 from model.training.simulated import Scans, simulated
 

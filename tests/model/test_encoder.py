@@ -22,13 +22,12 @@ from model.encoder import (
     HEADS,
     POINTS,
     Encoder,
-    about_y,
     save_encoder,
 )
 from model.fitting import Effort, Fitter
 from model.latent import FitSettings
 from model.observation import RowWeights, observe
-from model.placement import by_outline, yaws
+from model.placement import about_y, by_outline, yaws
 from model.starts import turns
 
 BOX = TINY_SOLIDS["box_0.35_0.65"]
