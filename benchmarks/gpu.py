@@ -38,17 +38,16 @@ from benchmarks.common import Figure, example
 from model.checkpoint import Checkpoint, choose_device, load_checkpoint
 from model.completion import Completer
 from model.correction import correlation, slope
-from model.decoder import Decoder
-from model.fitting import Starts
-from model.latent import Adam, CodePrior, LevenbergMarquardt, Problems, Rows
+from model.latent import Adam, LevenbergMarquardt, Problems
 from model.neighbours import Neighbours
 from model.observation import Observation, observe
-from model.placement import Placements
+from model.placement import ExpectedPlacements
 from model.proximity import nearest_on_mesh
 from model.streams import working_on
 from model.surface import extract_surface, zero_level
 from model.training.compute import has_bfloat16
 from model.training.trainer import Trainer
+from model.trees import mapped
 
 ADAM_ROWS = (4800, 3200)
 """Rows of the surface and of empty space, 8,000 together: what the published recipe sees."""
@@ -96,8 +95,8 @@ def correctness(here: Completer, folder: Path, resolution: int) -> list[Figure]:
     cost, hessian = step_errors(here, exact)
     return [
         Figure("signed distances, largest error", decoder_error(here.checkpoint, exact), "canonical units"),
-        Figure("E after a step, largest error", cost, "of E"),
-        Figure("Hessian after a step, largest error", hessian, "of its norm"),
+        Figure("E where steps lead, largest error", cost, "of E"),
+        Figure("Hessian where steps lead, largest error", hessian, "of its norm"),
         Figure(
             "correction's kernel and its slope, largest error",
             kernel_error(here.checkpoint),
@@ -121,35 +120,29 @@ def decoder_error(here: Checkpoint, exact: Checkpoint) -> float:
 
 
 def step_errors(here: Completer, exact: Checkpoint) -> tuple[float, float]:
-    """Relative error of E and of its Hessian after one step from the same four starts, replayed on a GPU."""
+    """Relative errors of E and of its Hessian where steps from four starts have led, replayed on a GPU."""
     fitter, scan = here.fitter, observed()
     starts = fitter.screen(scan, "upright", 0, fitter.start_shapes())
     starts = starts.of(torch.arange(4, device=starts.codes.device))
-    rows = fitter.rows(scan, (800, 500), 1)
-    for _ in range(3):  # the first is taken plainly, the second is recorded
-        found = stepped(here.checkpoint.decoder, here.checkpoint.prior, rows, starts)
-    prior = CodePrior(*(part.double().cpu() for part in vars(exact.prior).values()))
-    exact_starts = Starts(starts.codes.double().cpu(), Placements(*in_double(starts.placements)))
-    true = stepped(exact.decoder, prior, Rows(*in_double(rows)), exact_starts)
+    rows, expected = fitter.rows(scan, (800, 500), 1), ExpectedPlacements.around(starts.placements)
+    for _ in range(3):  # the first time steps are taken plainly, the second time they are recorded
+        problems = Problems.start(
+            rows, starts.codes, here.checkpoint.prior, starts.placements, "upright", expected=expected
+        )
+        solver = LevenbergMarquardt(here.checkpoint.decoder, problems)
+        solver.step()
+    true = LevenbergMarquardt(exact.decoder, in_double(solver.problems))
+    pairs = (solver.cost[:, None], true.cost[:, None]), (solver.hessian, true.hessian)
     errors = [
         (one.double().cpu() - other).flatten(1).norm(dim=1) / other.flatten(1).norm(dim=1)
-        for one, other in zip(found, true, strict=True)
+        for one, other in pairs
     ]
     return float(errors[0].max()), float(errors[1].max())
 
 
-def stepped(decoder: Decoder, prior: CodePrior, rows: Rows, starts: Starts) -> tuple[Tensor, Tensor]:
-    """E (B, 1) and its Hessian after a step."""
-    problems = Problems.start(rows, starts.codes, prior, starts.placements, "upright")
-    solver = LevenbergMarquardt(decoder, problems)
-    solver.step()
-    return solver.cost[:, None], solver.hessian
-
-
-def in_double(arrays: Rows | Placements) -> Iterator[Tensor]:
-    """The tensors of one, on the CPU, real numbers in float64."""
-    for value in vars(arrays).values():
-        yield value.double().cpu() if value.is_floating_point() else value.cpu()
+def in_double(problems: Problems) -> Problems:
+    """The same on the CPU, real numbers in float64."""
+    return mapped(lambda part: (part.double() if part.is_floating_point() else part).cpu(), problems)
 
 
 def kernel_error(here: Checkpoint) -> float:

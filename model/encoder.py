@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from model.graphs import recorder
 from model.latent import CodePrior
 from model.placement import (
     EXPECTED_CENTRE,
@@ -80,6 +82,21 @@ class Suggestion:
         return codes.flatten(0, 1), self.placements.of(order.repeat_interleave(codes.shape[1]))
 
 
+@dataclass(frozen=True)
+class _Turned:
+    """What is looked at of a scan, and T turns of it."""
+
+    points: Tensor  # (POINTS, 3)
+    normals: Tensor  # (POINTS, 3) 0 where they are not known
+    rotations: Tensor  # (T, 3, 3)
+
+
+@cache
+def _usual(device: torch.device) -> Tensor:
+    """What a `Guess` tells places from, (4,)."""
+    return torch.tensor([EXPECTED_LOG_SCALE, *EXPECTED_CENTRE], device=device)
+
+
 class Encoder(nn.Module):
     """From points and normals to a `Guess`: each point alone, then with the maximum over all (PointNet).
 
@@ -137,12 +154,17 @@ class Encoder(nn.Module):
     def suggest(self, surface: Tensor, normals: Tensor, rotations: Tensor) -> Suggestion:
         """For (K, 3) points and normals (NaN: unknown) of a scan, turned in T ways (T, 3, 3)."""
         picks = torch.linspace(0, len(surface) - 1, POINTS, device=surface.device).long()
-        points, normals = surface[picks], normals[picks].nan_to_num(0.0)
-        boxes = boxes_of(points, rotations)
-        points, normals = (vectors @ rotations.transpose(1, 2) for vectors in (points, normals))
+        turned = _Turned(surface[picks], normals[picks].nan_to_num(0.0), rotations)
+        if surface.device.type == "cuda":
+            return recorder(self._suggested, turned, "suggested", self)
+        return self._suggested(turned)
+
+    def _suggested(self, turned: _Turned) -> Suggestion:
+        rotations = turned.rotations
+        boxes = boxes_of(turned.points, rotations)
+        points, normals = (some @ rotations.transpose(1, 2) for some in (turned.points, turned.normals))
         guess = self(normalized(points, boxes), normals)
-        usual = points.new_tensor([EXPECTED_LOG_SCALE, *EXPECTED_CENTRE])
-        log_radius, centre = (usual + guess.place).split([1, 3], dim=1)
+        log_radius, centre = (_usual(points.device) + guess.place).split([1, 3], dim=1)
         scale = log_radius.exp() / boxes.radius[:, None]
         onward = about_y(guess.yaw)
         turned_on = centre - scale * (onward @ boxes.centre[..., None])[..., 0]

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model.batch import Steps, aside, to_the_end
@@ -50,12 +52,13 @@ class Effort:
     screened_rows: tuple[int, int] = (60, 36)  # all hypotheses, on grids
     moved: int = 192
     moved_rows: tuple[int, int] = (192, 96)  # the best of them, moved into place on grids
+    moved_steps: int = 30
     per_shape: int = 3  # hypotheses of one start shape that the first round takes at most
     suggested: int = 3  # turns that the encoder likes best: its codes in these come first
     rounds: tuple[Round, ...] = (
-        Round(24, (256, 160), 15),
-        Round(6, (800, 500), 18),
-        Round(6, (1600, 1000), 20),
+        Round(24, (256, 160), 12),
+        Round(6, (800, 500), 12),
+        Round(6, (1600, 1000), 12),
     )
 
     @property
@@ -149,11 +152,11 @@ class Fitter:
 
     def _surface(self, observation: Observation) -> Tensor:
         """The observed points (K, 3), on the checkpoint's device."""
-        return torch.from_numpy(observation.surface).float().to(self.checkpoint.device)
+        return _on(self.checkpoint.device, observation.surface)
 
     def _normals(self, observation: Observation) -> Tensor:
         """Their normals (K, 3), NaN where the sides cannot be told."""
-        return torch.from_numpy(observation.normals).float().to(self.checkpoint.device)
+        return _on(self.checkpoint.device, observation.normals)
 
     def fitting(
         self,
@@ -208,7 +211,8 @@ class Fitter:
         surface = self._surface(observation)
         if expected is None:
             expected = self.expected(observation, turns(pose, surface.device), pose).placements
-        found = yield from screening(shapes, pose, few, some, surface, expected, self.settings, effort.moved)
+        settings = replace(self.settings, steps=effort.moved_steps)
+        found = yield from screening(shapes, pose, few, some, surface, expected, settings, effort.moved)
         best = found.of(_few_of_each(found, effort.per_shape)[: effort.rounds[0].problems])
         return Starts(shapes.codes[best.origin], best.placements)
 
@@ -259,9 +263,9 @@ class Fitter:
     def _round(self, solver: LevenbergMarquardt, number: int, trace: list[Step], tell: Tell) -> Steps[None]:
         while not solver.finished:
             yield solver
-            best = solver.standing
-            trace.append(Step(number, best.objective, best.residual, best.unfinished))
-            tell(len(trace), self.effort.steps, best.residual)
+            for best in solver.standings:
+                trace.append(Step(number, best.objective, best.residual, best.unfinished))
+                tell(len(trace), self.effort.steps, best.residual)
 
     def fitting_adam(
         self,
@@ -291,6 +295,11 @@ class Fitter:
         return replace(_fit_of(judged, 0, []), steps=adam.steps)
 
     fit_adam = to_the_end(fitting_adam)
+
+
+def _on(device: torch.device, array: NDArray[np.float64]) -> Tensor:
+    """An array in float32 on the device. Torch's own conversion would wake many threads for it."""
+    return torch.from_numpy(array.astype(np.float32)).to(device)
 
 
 def _shown(look: Look | None, code: Tensor, placements: Placements) -> Steps[None]:

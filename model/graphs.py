@@ -116,3 +116,7 @@ class Recorder:
 
 def _device_of(argument: object) -> torch.device:
     return next(leaves(argument)).device
+
+
+recorder = Recorder()
+"""The one whose recordings share their memory, whoever calls functions with it."""

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from model.decoder import Decoder
-from model.graphs import Recorder
+from model.graphs import recorder
 from model.placement import (
     FREEDOM,
     MOVE_SIZE,
@@ -46,7 +46,8 @@ CPU_ROWS = 2048
 """Rows that a CPU evaluates at a time: what goes from layer to layer then stays in its caches, which makes a
 step of a decoder of 256 features 1.3 times as fast, and one of many problems no slower than of few."""
 
-_recorder = Recorder()
+REPLAYED_STEPS = 3
+"""Steps that a GPU replays in one go: it is asked how a fit stands, and told to go on, once for them all."""
 
 KINDS = ("surface", "outside", "free space", "background")
 """Kinds of rows: measured points, η off them towards the sensor, lines of sight, rays that met nothing."""
@@ -402,16 +403,16 @@ class _State:
 
 @dataclass(frozen=True)
 class _Stepped:
-    """What a step makes of B problems, with what is asked about it then, in one tensor."""
+    """What N steps make of B problems, with what is asked about each step then, in one tensor."""
 
     fits: Fits
-    told: Tensor  # (3, B) cost, residual, and 1 while unfinished
+    told: Tensor  # (N, 3, B) cost, residual, and 1 while unfinished
 
-    @classmethod
-    def of(cls, state: _State) -> _Stepped:
-        """Where the fits stand, as they are."""
-        model = state.fits.model
-        return cls(state.fits, torch.stack([model.cost, model.residual, state.unfinished.to(model.cost)]))
+
+def _told_of(state: _State) -> Tensor:
+    """What is asked about where the fits stand, (3, B)."""
+    model = state.fits.model
+    return torch.stack([model.cost, model.residual, state.unfinished.to(model.cost)])
 
 
 @dataclass(frozen=True)
@@ -424,20 +425,25 @@ class Standing:
 
 
 class _Told:
-    """What a step tells of its problems, as plain numbers: they are waited for once, whoever asks first."""
+    """What steps tell of their problems, as plain numbers: they are waited for once, whoever asks first."""
 
     def __init__(self, told: Tensor) -> None:
         self._told = told
 
-    def standing(self, own: slice) -> Standing:
-        """How the best of some of the problems stands."""
-        costs, residuals, unfinished = (row[own] for row in self._numbers)
-        best = costs.index(min(costs))
-        return Standing(costs[best], residuals[best], int(sum(unfinished)))
+    def standings(self, own: slice) -> list[Standing]:
+        """How the best of some of the problems stands after each step, until none is unfinished."""
+        standings: list[Standing] = []
+        for rows in self._numbers:
+            costs, residuals, unfinished = (row[own] for row in rows)
+            best = costs.index(min(costs))
+            standings.append(Standing(costs[best], residuals[best], int(sum(unfinished))))
+            if not standings[-1].unfinished:
+                break
+        return standings
 
     @cached_property
-    def _numbers(self) -> list[list[float]]:
-        numbers: list[list[float]] = self._told.tolist()
+    def _numbers(self) -> list[list[list[float]]]:
+        numbers: list[list[list[float]]] = self._told.tolist()
         return numbers
 
 
@@ -470,7 +476,7 @@ class LevenbergMarquardt:
     def _set(self, state: _State, told: _Told | None = None, own: slice = slice(None)) -> None:
         """Stand there. What a step has `told` can be asked for: the problems are `own` of those told of."""
         self._state, self._told, self._own = state, told, own
-        self._standing: Standing | None = None
+        self._standings: list[Standing] | None = None
 
     @classmethod
     def joined(cls, fits: Sequence[LevenbergMarquardt]) -> LevenbergMarquardt:
@@ -543,15 +549,20 @@ class LevenbergMarquardt:
         return ~self._state.unfinished
 
     @property
+    def standings(self) -> list[Standing]:
+        """How the best fit stood after each step that the last `step` took. It waits for the device, once."""
+        if self._standings is None:
+            self._standings = self._telling().standings(self._own)
+        return self._standings
+
+    @property
     def standing(self) -> Standing:
-        """How the best fit stands. It waits for the device, but once a step."""
-        if self._standing is None:
-            self._standing = self._telling().standing(self._own)
-        return self._standing
+        """How the best fit stands."""
+        return self.standings[-1]
 
     def _telling(self) -> _Told:
         if self._told is None:
-            self._told = _Told(_Stepped.of(self._state).told)
+            self._told = _Told(_told_of(self._state)[None])
         return self._told
 
     @property
@@ -560,7 +571,10 @@ class LevenbergMarquardt:
         return self.standing.unfinished == 0
 
     def step(self) -> None:
-        """Try one damped Gauss-Newton step on every unfinished problem. If it raises, nothing has changed."""
+        """Try a damped Gauss-Newton step on all unfinished problems; where they are replayed, `REPLAYED_STEPS`.
+
+        If it raises, nothing has changed.
+        """
         state = self._state
         if _waits_for_launches(self.fields, state.problems.rows):
             made = self._replayed(self._stepped_and_told, state)
@@ -574,11 +588,15 @@ class LevenbergMarquardt:
     def _replayed(self, function: Callable[[A], R], argument: A) -> R:
         """What a method makes of its argument, on a GPU."""
         settings = replace(self.settings, steps=0)  # each problem has its own number of steps
-        return _recorder(function, argument, function.__name__, self.fields, settings)
+        return recorder(function, argument, function.__name__, self.fields, settings)
 
     def _stepped_and_told(self, state: _State) -> _Stepped:
-        """The fits after one step, and what will be asked about them."""
-        return _Stepped.of(replace(state, fits=self._stepped(state)))
+        """The fits after the steps that are replayed in one go, and what will be asked about each."""
+        told = []
+        for _ in range(REPLAYED_STEPS):
+            state = replace(state, fits=self._stepped(state))
+            told.append(_told_of(state))
+        return _Stepped(state.fits, torch.stack(told))
 
     def _stepped(self, state: _State) -> Fits:
         """The fits after one step: of tensors alone, and the same work whatever their values are."""

@@ -12,9 +12,11 @@ from shapes import SignedDistance, ball_points, box, sphere, surface_points
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+from model import latent
 from model.checkpoint import Checkpoint
 from model.decoder import Decoder, DecoderSpec
 from model.latent import (
+    REPLAYED_STEPS,
     SURFACE,
     Adam,
     CodePrior,
@@ -309,8 +311,28 @@ def test_a_step_looks_at_no_value_so_that_it_can_be_recorded(on_grids: bool, tin
         after = solver._stepped_and_told(mapped(mode.from_tensor, solver._state))
         with pytest.raises(DataDependentOutputException):
             bool(after.fits.converged.any())
-    assert after.told.shape == (3, 3)
+    assert after.told.shape == (REPLAYED_STEPS, 3, 3)
     assert [part.shape for part in leaves(after.fits)] == [part.shape for part in leaves(solver._state.fits)]
+
+
+def test_steps_that_a_gpu_replays_in_one_go_are_the_same_and_each_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On the CPU: what is replayed there is called plainly."""
+    one_by_one = ellipsoid_fit(Problems.joined(three_problems()))
+    told = []
+    while not one_by_one.finished:
+        one_by_one.step()
+        told.append(one_by_one.standing)
+    monkeypatch.setattr(latent, "_waits_for_launches", lambda fields, rows: True)
+    monkeypatch.setattr(latent, "recorder", lambda function, argument, *key: function(argument))
+    at_once, told_at_once = ellipsoid_fit(Problems.joined(three_problems())), []
+    while not at_once.finished:
+        at_once.step()
+        told_at_once += at_once.standings
+    assert len(told) > REPLAYED_STEPS and told_at_once == told
+    assert torch.equal(at_once.steps_taken, one_by_one.steps_taken)
+    assert torch.allclose(at_once.codes, one_by_one.codes, rtol=1e-9)
 
 
 def test_where_the_damping_is_too_little_for_the_precision_the_step_is_refused(tiny: Checkpoint) -> None:
