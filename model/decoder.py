@@ -67,6 +67,38 @@ def encode_points(points: Tensor, octaves: int) -> Tensor:
     return torch.cat([points, angles.sin(), angles.cos()], dim=-1)
 
 
+def _linear(features: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    if weight.requires_grad:
+        return nn.functional.linear(features, weight, bias)
+    through: Tensor = _FrozenLinear.apply(features, weight, bias)  # type: ignore[no-untyped-call]
+    return through
+
+
+class _FrozenLinear(torch.autograd.Function):
+    """x·Wᵀ + b where W and b are constants."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        return nn.functional.linear(features, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        return _slope_times(slope, weight), None, None
+
+
+def _slope_times(slope: Tensor, weight: Tensor) -> Tensor:
+    """A slope (..., M) times a weight (M, N), on a GPU in half precision: twice as fast there.
+
+    A slope off by 3e-4 of itself leads a fit or a normal astray by nothing that counts; a distance would.
+    """
+    if slope.dtype != torch.float32 or slope.device.type != "cuda":
+        return slope @ weight
+    flat: Tensor = torch.mm(slope.flatten(0, -2).half(), weight.half(), out_dtype=slope.dtype)
+    return flat.reshape(*slope.shape[:-1], -1)
+
+
 class Decoder(nn.Module):
     """An MLP from (z, x) to signed distance, factored so that the z part is computed once a code."""
 
@@ -147,9 +179,8 @@ class Decoder(nn.Module):
             features = torch.cat([features, encoded.to(features.dtype)], dim=-1)
         if index in self.spec.fed:
             _, weight = self._split(layer.weight)
-            return nn.functional.linear(features, weight) + next(fed)
-        seen: Tensor = layer(features)
-        return seen
+            return _linear(features, weight) + next(fed)
+        return _linear(features, layer.weight, layer.bias)
 
     def forward(self, codes: Tensor, points: Tensor, depth: float | None = None) -> Tensor:
         """Signed distances (S, N) for (S, L) codes and (S, N, 3) points; `depth` as in `evaluate`."""
@@ -172,8 +203,8 @@ class Decoder(nn.Module):
             *by_constant, by_point = torch.autograd.grad(distances.sum(), [*constants, points])
         weights = self.code_weights()
         by_code = sum(
-            (grad @ weight for grad, weight in zip(by_constant[1:], weights[1:], strict=True)),
-            by_constant[0] @ weights[0],
+            (_slope_times(slope, weight) for slope, weight in zip(by_constant[1:], weights[1:], strict=True)),
+            _slope_times(by_constant[0], weights[0]),
         )
         return distances.detach(), by_code.detach(), by_point
 

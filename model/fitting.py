@@ -50,9 +50,9 @@ class Effort:
     """How many hypotheses are tried, and on how many rows (surface, free space) each round looks."""
 
     screened_rows: tuple[int, int] = (60, 36)  # all hypotheses, on grids
-    moved: int = 192
+    moved: int = 96
     moved_rows: tuple[int, int] = (192, 96)  # the best of them, moved into place on grids
-    moved_steps: int = 30
+    moved_steps: int = 12
     per_shape: int = 3  # hypotheses of one start shape that the first round takes at most
     suggested: int = 3  # turns that the encoder likes best: its codes in these come first
     rounds: tuple[Round, ...] = (

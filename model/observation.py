@@ -401,7 +401,7 @@ def rows_of(
 
 
 def _pick(points: Array, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    return rng.permutation(len(points))[:count]
+    return rng.choice(len(points), min(count, len(points)), replace=False)
 
 
 def _part(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -89,11 +90,17 @@ def test_each_point_may_have_constants_of_its_own(decoder: Decoder) -> None:
 
 def test_a_network_grows_from_fewer_layers_to_all_of_them() -> None:
     """What the last layer is given when a layer is passed by, used in part, and in full."""
-    torch.manual_seed(0)
-    decoder = Decoder(SPECS["as published, small"]).eval()
-    codes, points = inputs(decoder)
     given: list[Tensor] = []
-    decoder.last.register_forward_hook(lambda layer, features, made: given.append(features[0]))
+
+    class Watched(Decoder):
+        def _pass(self, index: int, features: Tensor, *more: Any) -> Tensor:
+            if index == self.spec.depth:
+                given.append(features)
+            return super()._pass(index, features, *more)
+
+    torch.manual_seed(0)
+    decoder = Watched(SPECS["as published, small"]).eval()
+    codes, points = inputs(decoder)
     for depth in (3.0, 3.3, 4.0, None):
         decoder(codes, points, depth)
     fewer, between, full, usual = given
@@ -106,6 +113,17 @@ def test_a_shape_does_not_see_the_others_of_its_batch(decoder: Decoder) -> None:
     codes, points = inputs(decoder)
     alone = torch.cat([decoder(codes[i : i + 1], points[i : i + 1]) for i in range(len(codes))])
     assert torch.allclose(decoder(codes, points), alone, atol=1e-6)
+
+
+def test_freezing_changes_neither_distances_nor_slopes(decoder: Decoder) -> None:
+    codes, points = inputs(decoder)
+    frozen = copy.deepcopy(decoder).requires_grad_(False)
+    pairs = zip(
+        frozen.distance_and_gradients(codes, points),
+        decoder.distance_and_gradients(codes, points),
+        strict=True,
+    )
+    assert all(torch.allclose(one, other, atol=1e-6) for one, other in pairs)
 
 
 def differences(decoder: Decoder, codes: Tensor, points: Tensor, step: float = 1e-6) -> tuple[Tensor, Tensor]:
