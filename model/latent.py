@@ -571,7 +571,7 @@ class LevenbergMarquardt:
         return self.standing.unfinished == 0
 
     def step(self) -> None:
-        """Try a damped Gauss-Newton step on all unfinished problems; where they are replayed, `REPLAYED_STEPS`.
+        """Try a damped Gauss-Newton step on each unfinished problem, several where they are replayed.
 
         If it raises, nothing has changed.
         """
