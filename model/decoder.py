@@ -94,7 +94,7 @@ def _slope_times(slope: Tensor, weight: Tensor) -> Tensor:
     A slope off by 3e-4 of itself leads a fit or a normal astray by nothing that counts; a distance would.
     """
     if slope.dtype != torch.float32 or slope.device.type != "cuda":
-        return slope @ weight
+        return slope @ weight.to(slope.dtype)  # of lower precision where autocast is on
     flat: Tensor = torch.mm(slope.flatten(0, -2).half(), weight.half(), out_dtype=slope.dtype)
     return flat.reshape(*slope.shape[:-1], -1)
 
