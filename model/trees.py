@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 from torch import Tensor
@@ -11,25 +12,26 @@ from torch import Tensor
 T = TypeVar("T")
 
 
+@cache
+def _names(kind: type) -> tuple[str, ...]:
+    """Of the fields of a dataclass; of a tensor none. Every step asks."""
+    return tuple(part.name for part in fields(kind)) if is_dataclass(kind) else ()
+
+
 def leaves(tree: Any) -> Iterator[Tensor]:
     """All tensors, in the order of the fields."""
-    if is_dataclass(tree):
-        for part in fields(tree):
-            yield from leaves(getattr(tree, part.name))
-    else:
+    for name in (names := _names(type(tree))):
+        yield from leaves(getattr(tree, name))
+    if not names:
         yield tree
 
 
 def mapped(function: Callable[..., Tensor], tree: T, *others: T) -> T:
     """The same dataclass, of what the function makes of each tensor and of those in its place in others."""
     made: Any = tree
-    if not is_dataclass(tree):
-        made = function(tree, *others)
+    if names := _names(type(tree)):
+        made = type(tree)(*(mapped(function, *(getattr(t, name) for t in (tree, *others))) for name in names))
     else:
-        parts = {
-            part.name: mapped(function, *(getattr(one, part.name) for one in (tree, *others)))
-            for part in fields(tree)
-        }
-        made = replace(made, **parts)
+        made = function(tree, *others)
     same: T = made
     return same
