@@ -13,10 +13,9 @@ import numpy as np
 import torch
 import trimesh
 from numpy.typing import NDArray
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from model.connected import connected_parts
 from model.frame import Similarity
 from model.neighbours import Neighbours
 from model.proximity import nearest_on_mesh
@@ -71,11 +70,11 @@ class Mesh:
 
 def is_closed(mesh: Mesh) -> bool:
     """Whether every edge has exactly two faces: watertight."""
-    starts, ends = (mesh.faces[:, order].ravel().astype(np.int64) for order in ([0, 1, 2], [1, 2, 0]))
-    edges = np.sort(np.minimum(starts, ends) * len(mesh.vertices) + np.maximum(starts, ends))
+    starts, ends = (faces := _faces(mesh)).flatten(), faces.roll(-1, dims=1).flatten()
+    edges = (torch.minimum(starts, ends) * len(mesh.vertices) + torch.maximum(starts, ends)).sort().values
     if len(edges) % 2:
         return False
-    return bool((edges[::2] == edges[1::2]).all() and (edges[1:-1:2] != edges[2::2]).all())
+    return bool((edges[::2] == edges[1::2]).all() & (edges[1:-1:2] != edges[2::2]).all())
 
 
 def volume_of(mesh: Mesh) -> float:
@@ -84,12 +83,16 @@ def volume_of(mesh: Mesh) -> float:
     return float((a * torch.linalg.cross(b, c)).sum()) / 6
 
 
+def _faces(mesh: Mesh) -> Tensor:
+    """Its faces (F, 3) where the thread works."""
+    return torch.from_numpy(mesh.faces).to(device_here()).long()
+
+
 def _corners(mesh: Mesh) -> tuple[Tensor, Tensor, Tensor]:
     """The corners of its faces, (F, 3) each, from its first vertex on: a scan may be far from its origin."""
-    vertices = torch.tensor(mesh.vertices, dtype=torch.float64, device=device_here())
-    a, b, c = torch.tensor(mesh.faces.T, dtype=torch.long, device=vertices.device)
-    vertices -= vertices[0].clone()
-    return vertices[a], vertices[b], vertices[c]
+    vertices = torch.from_numpy(mesh.vertices).to(device_here()).double()
+    a, b, c = (vertices - vertices[0])[_faces(mesh).T]
+    return a, b, c
 
 
 def to_trimesh(mesh: Mesh) -> trimesh.Trimesh:
@@ -97,17 +100,13 @@ def to_trimesh(mesh: Mesh) -> trimesh.Trimesh:
     return trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_normals=mesh.normals, process=False)
 
 
-def _parted(mesh: Mesh) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+def _parted(mesh: Mesh) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """To which connected part each vertex (V,) belongs, and how the areas of the parts compare."""
-    count = len(mesh.vertices)
-    ends = mesh.faces[:, :2].T.ravel(), mesh.faces[:, 1:].T.ravel()  # two edges hold a face together
-    links = coo_matrix((np.ones(len(ends[0]), bool), ends), shape=(count, count))
-    parts, labels = connected_components(links, directed=False)
-    if parts == 1:
-        return labels, np.ones(1)
+    first, second, third = _faces(mesh).T  # two edges hold a face together
+    labels = connected_parts(torch.cat([first, second]), torch.cat([second, third]), len(mesh.vertices))
     a, b, c = _corners(mesh)
-    of_faces = torch.linalg.cross(b - a, c - a).norm(dim=1).cpu().numpy()
-    return labels, np.bincount(labels[mesh.faces[:, 0]], weights=of_faces).astype(float)
+    areas = torch.bincount(labels[first], weights=torch.linalg.cross(b - a, c - a).norm(dim=1))
+    return labels.cpu().numpy(), areas.cpu().numpy()
 
 
 def parts_of(mesh: Mesh, share: float = 0.01) -> int:
@@ -137,7 +136,7 @@ def components_of(mesh: Mesh, share: float, seen: NDArray[np.float64] | None = N
     return mesh.with_vertices_of(np.flatnonzero(kept), faces)
 
 
-def _beside(mesh: Mesh, labels: NDArray[np.int32], parts: Booleans, others: Booleans) -> Booleans:
+def _beside(mesh: Mesh, labels: NDArray[np.int64], parts: Booleans, others: Booleans) -> Booleans:
     """Which of the `parts` (P,) come near to one of the `others`: (P,)."""
     gap = GAP * float(np.linalg.norm(np.ptp(mesh.vertices, axis=0)))
     them, near = Neighbours(mesh.vertices[others[labels]]), np.zeros(len(parts), bool)

@@ -41,14 +41,19 @@ class Neighbours:
 
         Both (N, count), or (N,) of one. `count` is M at most.
         """
+        distances, numbers = self.nearest_here(others, count)
+        return distances.cpu().numpy(), numbers.cpu().numpy()
+
+    def nearest_here(self, others: ArrayLike, count: int = 1) -> tuple[Tensor, Tensor]:
+        """The same as tensors, where the thread works."""
         others, device = np.asarray(others, dtype=float), device_here()
-        if device.type != "cuda" or len(others) * len(self.points) > MOST_PAIRS:
-            distances, numbers = self._tree.query(others, k=count, workers=torch.get_num_threads())
-            return np.asarray(distances), np.asarray(numbers)
-        points = torch.tensor(self.points, device=device)
-        found = nearest_by_trying(points, torch.tensor(others, device=device), count)
-        distances, numbers = (part.cpu().numpy() for part in found)
-        return (distances[:, 0], numbers[:, 0]) if count == 1 else (distances, numbers)
+        if device.type == "cuda" and len(others) * len(self.points) <= MOST_PAIRS:
+            points, others = (torch.from_numpy(part).to(device) for part in (self.points, others))
+            distances, numbers = nearest_by_trying(points, others, count)
+            return (distances[:, 0], numbers[:, 0]) if count == 1 else (distances, numbers)
+        found = self._tree.query(others, k=count, workers=torch.get_num_threads())
+        distances, numbers = (torch.from_numpy(np.asarray(part)).to(device) for part in found)
+        return distances, numbers
 
     def gap(self, others: ArrayLike) -> float:
         """The least distance from any of these points to any of the others."""
@@ -99,13 +104,13 @@ def _least(values: Tensor, width: int, count: int) -> Tensor:
     return least.gather(1, place // width) * width + place % width
 
 
-def least_axes(points: Array, numbers: Indices) -> tuple[Array, Array, Array]:
+def least_axes(points: Array, numbers: Indices | Tensor) -> tuple[Array, Array, Array]:
     """Along which axis (B, 3) those of (N, 3) points vary least that (B, K) numbers name, and how much.
 
     Returns unit axes, variances (B,) along them and the sums (B,) of the variances along all three.
     """
     device = device_here()
-    around = torch.tensor(points.T, device=device)[:, torch.tensor(numbers, device=device)]  # (3, B, K)
+    around = torch.tensor(points.T, device=device)[:, torch.as_tensor(numbers, device=device)]  # (3, B, K)
     around -= around.mean(dim=2, keepdim=True)
     xx, xy, xz, yy, yz, zz = ((around[i] * around[j]).mean(dim=1) for i in range(3) for j in range(i, 3))
     covariance = torch.stack([xx, xy, xz, xy, yy, yz, xz, yz, zz], dim=1).view(-1, 3, 3)

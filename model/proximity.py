@@ -36,11 +36,11 @@ def nearest_on_mesh(vertices: Array, faces: NDArray[np.int32], points: Array) ->
     if device.type == "cpu":
         squared, face, at = igl.point_mesh_squared_distance(points, vertices, faces)
         return np.sqrt(squared), face.astype(np.int64), at
-    origin, size = vertices.mean(axis=0), float(np.ptp(vertices, axis=0).max())
-    corners = torch.from_numpy(((vertices - origin) / size)[faces]).to(device)
-    near = torch.from_numpy((points - origin) / size).to(device)
-    distance, face, at = (part.cpu().numpy() for part in nearest_on_faces(corners, near))
-    return size * distance, face, origin + size * at
+    corners, points = (torch.from_numpy(part).to(device) for part in (vertices, points))
+    origin, size = corners.mean(dim=0), (corners.amax(dim=0) - corners.amin(dim=0)).amax()
+    corners = ((corners - origin) / size)[torch.from_numpy(faces).to(device).long()]
+    distance, face, at = nearest_on_faces(corners, (points - origin) / size)
+    return (size * distance).cpu().numpy(), face.cpu().numpy(), (origin + size * at).cpu().numpy()
 
 
 def nearest_on_faces(corners: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:

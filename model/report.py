@@ -16,8 +16,9 @@ from model.correction import Shape
 from model.fitting import Candidate, Fit
 from model.frame import Similarity
 from model.latent import KINDS, SURFACE, residuals
-from model.mesh import Mesh, distances_to, is_closed, parts_of, volume_of
+from model.mesh import Mesh, is_closed, parts_of, volume_of
 from model.observation import Observation
+from model.proximity import nearest_on_mesh
 from model.uncertainty import Posterior
 
 Array = NDArray[np.float64]
@@ -234,10 +235,10 @@ def judge(
 
 def _extent(mesh: Mesh, axes: Array) -> tuple[Array, float, Array]:
     """Centre (3,) of the bounding box along the rows of `axes`, farthest vertex from it, box (3,)."""
-    along = mesh.vertices @ axes.T
-    low, high = along.min(axis=0), along.max(axis=0)
+    along = axes @ mesh.vertices.T  # (3, V): in rows each least and largest is found in one go
+    low, high = along.min(axis=1), along.max(axis=1)
     middle = (low + high) / 2
-    radius = np.linalg.norm(along - middle, axis=1).max()
+    radius = np.linalg.norm(along - middle[:, None], axis=0).max()
     return middle @ axes, float(radius), high - low
 
 
@@ -275,13 +276,14 @@ def _placement_deviation(posterior: Posterior, scale: float) -> dict[str, float]
 def _statistics(done: Finished, scale: float) -> dict[str, ResidualStatistics]:
     """Misfit of the final field to each kind of constraint."""
     rows, points = done.shape.rows, done.shape.points
-    said = ~(rows.only_in_ball[0] & (points.norm(dim=1) > 1))
-    missed = residuals(done.shape.field.distance(points)[None], rows)[0].abs().cpu().numpy() / scale
+    silent = rows.only_in_ball[0] & (points.norm(dim=1) > 1)
+    missed = residuals(done.shape.field.distance(points)[None], rows)[0].abs() / scale
+    kinds = torch.where(silent, -1, rows.kind[0]).cpu().numpy()
+    by_row = missed.double().cpu().numpy()
     statistics = {}
     for kind, name in enumerate(KINDS):
-        of_kind = (said & (rows.kind[0] == kind)).cpu().numpy()
-        if of_kind.any():
-            some = missed[of_kind].astype(float)
+        some = by_row[kinds == kind]
+        if len(some):
             statistics[name] = ResidualStatistics(
                 count=len(some),
                 mean=float(some.mean()),
@@ -312,5 +314,5 @@ def _distance_to_shape(value: Tensor, gradient: Tensor, skin: float) -> Tensor:
 def _seen_beside_mesh(done: Finished, eta: float) -> tuple[float, float]:
     """Share of observed points within η of the mesh, and their root mean squared distance; scan's unit."""
     seen = done.observation.in_scan()
-    distance, _ = distances_to(done.mesh, seen)
+    distance, _, _ = nearest_on_mesh(done.mesh.vertices.astype(float), done.mesh.faces, seen)
     return float((distance < eta).mean()), float(np.sqrt((distance**2).mean()))
