@@ -1,7 +1,8 @@
 """What a scan holds besides the object: stray points, noise, the floor it stands on. Points in, masks out.
 
 Works on arrays in any frame and unit and knows no sensor. The order is: `outliers`, then `local_noise` (which
-needs the points as they were measured), then `standing_on_plane`, then `thinned`.
+needs the points as they were measured), then `standing_on_plane`, then `thinned`. What each point's
+neighbours tell is computed where the thread works (`model.streams`).
 """
 
 from __future__ import annotations
@@ -9,17 +10,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
 from scipy.spatial import ConvexHull, QhullError
+from torch import Tensor
 
+from model.connected import connected_parts
 from model.neighbours import Neighbours, least_axes
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Indices = NDArray[np.int64]
-Links = tuple[Array, Indices]
+Links = tuple[Tensor, Tensor]
 """Distances and numbers (N, K) of each point's nearest ones."""
 
 SPACING_NEIGHBOURS = 8
@@ -44,6 +46,7 @@ NOISE_RADIUS = 5.5
 nearest points would be chosen by their noise."""
 NOISE_QUANTILE, NORMAL_QUANTILE = 0.35, -0.385
 """Which of the neighbourhoods' variances counts, and the standard normal distribution's value there."""
+RIDGE = 1e-12  # added to a quadric's normal equations: points in a row say nothing of the terms across
 
 PLANE_POINTS, PLANE_TRIES = 6000, 300
 PLANE_TILT = 15.0  # degrees off `up`
@@ -60,7 +63,14 @@ SEEDS = 4  # so many of the largest clusters are tried as the object's first
 
 
 def _diagonal(points: Array) -> float:
-    return float(np.linalg.norm(np.ptp(points, axis=0)))
+    low, high = corners(points)
+    return float(np.linalg.norm(high - low))
+
+
+def corners(points: Array) -> tuple[Array, Array]:
+    """Lower and upper corner (3,) of the box of (N, 3) points; much sooner found in rows than in columns."""
+    rows = np.ascontiguousarray(points.T)
+    return rows.min(axis=1), rows.max(axis=1)
 
 
 # Stray points
@@ -81,14 +91,23 @@ def outliers(points: Array) -> Mask:
     points = points[distinct]
     if len(points) <= SPACING_NEIGHBOURS:
         return np.zeros(len(which), dtype=bool)
-    links = Neighbours(points).nearest(points, min(LINKS + 1, len(points)))
+    links = Neighbours(points).nearest_here(points, min(LINKS + 1, len(points)))
     distances, neighbours = (part[:, 1 : SPACING_NEIGHBOURS + 1] for part in links)
-    spacing = distances.mean(axis=1)
-    locally = np.median(spacing[neighbours], axis=1)
-    stray = (spacing > STRAY_LOCALLY * locally) | (spacing > STRAY_ANYWHERE * np.median(spacing))
+    spacing = distances.mean(dim=1)
+    alone = (spacing > STRAY_LOCALLY * _median(spacing[neighbours])) | (
+        spacing > STRAY_ANYWHERE * _median(spacing)
+    )
+    stray = alone.cpu().numpy()
     kept = np.flatnonzero(~stray)
     stray[kept] = _small_and_far(points[kept], None if stray.any() else links)
     return np.asarray(stray[which])
+
+
+def _median(values: Tensor) -> Tensor:
+    """Along the last axis; of an even number the mean of the middle two."""
+    count = values.shape[-1]
+    ordered = values.sort(dim=-1).values
+    return (ordered[..., (count - 1) // 2] + ordered[..., count // 2]) / 2
 
 
 def _distinct(points: Array) -> tuple[Indices, Indices]:
@@ -107,19 +126,30 @@ def _small_and_far(points: Array, links: Links | None) -> Mask:
     some, labels = _clustered(points, links)
     counts = np.bincount(labels)
     order = np.argsort(-counts, kind="stable")
-    size = _diagonal(points[some][labels[some] == order[0]])
-    kept = np.isin(labels[some], np.flatnonzero(counts >= SMALL_CLUSTER * len(points)))
-    kept |= labels[some] == order[0]
+    spread, of_spread = points[some], labels[some]
+    size = _diagonal(spread[of_spread == order[0]])
+    kept = np.isin(of_spread, np.flatnonzero(counts >= SMALL_CLUSTER * len(points)))
+    kept |= of_spread == order[0]
     away = []
-    for label in order[~np.isin(order, labels[some][kept])]:
-        one = labels[some] == label
-        gap = Neighbours(points[some][kept]).gap(points[some][one])
-        small = counts[label] < SMALL_CLUSTER * len(points) * gap / size
-        if small and gap > max(FAR_CLUSTER * size, FAR_FOR_ITS_SIZE * _diagonal(points[some][one])):
+    for label in order[~np.isin(order, of_spread[kept])]:
+        one = of_spread == label
+        if _is_far(spread[one], spread[kept], counts[label] / len(points), size):
             away.append(label)
         else:
             kept |= one
     return np.isin(labels, away)
+
+
+def _is_far(cluster: Array, larger: Array, share: float, size: float) -> bool:
+    """Whether a cluster of this share of all points is too far from all larger ones, for that and its size.
+
+    `size` is that of the largest. Most clusters are near enough for their first point to show it.
+    """
+    far = max(FAR_CLUSTER * size, FAR_FOR_ITS_SIZE * _diagonal(cluster))
+    if np.linalg.norm(larger - cluster[0], axis=1).min() <= far:
+        return False
+    gap = Neighbours(larger).gap(cluster)
+    return bool(gap > far and share < SMALL_CLUSTER * gap / size)
 
 
 def clusters(points: Array) -> Indices:
@@ -140,13 +170,12 @@ def _clustered(points: Array, links: Links | None = None) -> tuple[Indices, Indi
     some = thinned(points, cell)
     around = Neighbours(points[some])
     if links is None or len(some) < len(points):
-        links = around.nearest(points[some], min(LINKS + 1, len(some)))
+        links = around.nearest_here(points[some], min(LINKS + 1, len(some)))
     distances, neighbours = links
     spacing = distances[:, min(4, distances.shape[1] - 1)]
-    linked = distances <= LINK_SPACINGS * np.maximum(spacing[:, None], spacing[neighbours])
-    ends = np.concatenate([[0], np.cumsum(linked.sum(axis=1))])
-    graph = csr_array((np.ones(ends[-1]), neighbours[linked], ends), (len(some), len(some)))
-    _, labels = connected_components(graph, directed=False)
+    linked = distances <= LINK_SPACINGS * torch.maximum(spacing[:, None], spacing[neighbours])
+    starts, _ = linked.nonzero(as_tuple=True)
+    labels = connected_parts(starts, neighbours[linked], len(some)).cpu().numpy()
     others = np.setdiff1d(np.arange(len(points)), some, assume_unique=True)
     of_all = np.empty(len(points), np.int64)
     of_all[some] = labels
@@ -167,12 +196,14 @@ def thinned(points: Array, cell: float) -> Indices:
     if cell <= 0:
         return np.arange(len(points))
     _, voxel, count = np.unique(_voxels(points, cell), return_inverse=True, return_counts=True)
+    first = count[voxel] == 1  # of its voxel
+    shared = np.flatnonzero(~first)
     mean = np.stack([np.bincount(voxel, axis) for axis in points.T], axis=1) / count[:, None]
     # The only two points of a voxel are equally near: neither the unit nor the order of points shall choose.
-    distance = np.round(np.linalg.norm(points - mean[voxel], axis=1) / cell, 6)
-    order = np.lexsort((points[:, 0], distance, voxel))
-    first = np.concatenate([[0], np.cumsum(count)[:-1]])
-    return np.sort(order[first])
+    distance = np.round(np.linalg.norm(points[shared] - mean[voxel[shared]], axis=1) / cell, 6)
+    order = shared[np.lexsort((points[shared, 0], distance, voxel[shared]))]
+    first[order] = np.diff(voxel[order], prepend=-1) > 0
+    return np.flatnonzero(first)
 
 
 def thinning_cell(points: Array, count: int) -> float:
@@ -192,9 +223,9 @@ def thinning_cell(points: Array, count: int) -> float:
 
 def _voxels(points: Array, cell: float) -> Indices:
     """The number (N,) of the voxel that each point lies in."""
-    low = points.min(axis=0)
+    low, high = corners(points)
+    size = np.floor((high - low) / cell).astype(np.int64) + 1
     steps = np.floor((points - low) / cell).astype(np.int64)
-    size = steps.max(axis=0) + 1
     return np.asarray((steps[:, 0] * size[1] + steps[:, 1]) * size[2] + steps[:, 2])
 
 
@@ -214,32 +245,39 @@ def local_noise(points: Array, neighbours: int = 24) -> float:
     cloud = Neighbours(points)
     picks = np.random.default_rng(0).permutation(len(points))[:NOISE_CENTRES]
     while True:
-        distances, around = cloud.nearest(points[picks], min(neighbours, len(points)))
-        noise = _usual_deviation(points[around])
-        if np.median(distances[:, -1]) >= NOISE_RADIUS * noise or 2 * neighbours > min(len(points), 800):
+        distances, around = cloud.nearest_here(points[picks], min(neighbours, len(points)))
+        noise = _usual_deviation(points, around)
+        if _median(distances[:, -1]) >= NOISE_RADIUS * noise or 2 * neighbours > min(len(points), 800):
             return noise
         neighbours *= 2
 
 
-def _usual_deviation(patches: Array) -> float:
-    """Standard deviation of the points from their quadrics in (B, K, 3) patches without edges."""
-    centred = patches - patches.mean(axis=1, keepdims=True)
-    _, axes = np.linalg.eigh(centred.transpose(0, 2, 1) @ centred)
-    z, x, y = np.moveaxis(centred @ axes, 2, 0)
+def _usual_deviation(points: Array, around: Tensor) -> float:
+    """Standard deviation from their quadrics of those (B, K) of (N, 3) points, in patches without edges."""
+    forward = least_axes(points, around)[0]
+    aside = np.cross(forward, np.eye(3)[np.abs(forward).argmin(axis=1)])
+    axes = np.stack([aside, np.cross(forward, aside), forward], axis=2)  # (B, 3, 3)
+    patches = torch.from_numpy(points).to(around.device)[around]
+    centred = patches - patches.mean(dim=1, keepdim=True)
+    x, y, z = (centred @ torch.from_numpy(axes).to(around.device)).unbind(dim=2)
     return deviation_from_quadrics(x, y, z)
 
 
-def deviation_from_quadrics(x: Array, y: Array, z: Array) -> float:
+def deviation_from_quadrics(x: Tensor, y: Tensor, z: Tensor) -> float:
     """Standard deviation of z from quadrics over (x, y), (B, K) each, in the patches without edges."""
-    reach = np.maximum(np.abs(x).max(axis=1), np.abs(y).max(axis=1))[:, None] + 1e-300
+    reach = torch.maximum(x.abs(), y.abs()).amax(dim=1, keepdim=True).clamp(min=1e-300)
     u, v = x / reach, y / reach
-    terms = np.stack([np.ones_like(u), u, v, u * u, u * v, v * v], axis=2)
-    basis, _ = np.linalg.qr(terms)
-    residual = z - np.einsum("bkt,bt->bk", basis, np.einsum("bkt,bk->bt", basis, z))
+    terms = torch.stack([torch.ones_like(u), u, v, u * u, u * v, v * v], dim=2)
+    products = terms.mT @ terms
+    products.diagonal(dim1=1, dim2=2).add_(RIDGE * x.shape[1])
+    factor, _ = torch.linalg.cholesky_ex(products)
+    quadrics = torch.cholesky_solve(terms.mT @ z[:, :, None], factor)
+    residual = z - (terms @ quadrics)[:, :, 0]
     freedom = x.shape[1] - terms.shape[2]
     spread = 2 / (9 * freedom)  # Wilson and Hilferty: the cube root of χ² is nearly normal
     quantile_of_chi2 = freedom * (1 - spread + NORMAL_QUANTILE * np.sqrt(spread)) ** 3
-    return float(np.sqrt(np.quantile((residual**2).sum(axis=1), NOISE_QUANTILE) / quantile_of_chi2))
+    left = residual.square().sum(dim=1).quantile(NOISE_QUANTILE)
+    return float((left / quantile_of_chi2).sqrt())
 
 
 # The floor

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def connected_parts(starts: Tensor, ends: Tensor, count: int) -> Tensor:
-    """To which part each of so many nodes belongs, (count,), numbered from 0 in the order of their first nodes.
+    """To which part each of so many nodes belongs, (count,): from 0, in the order of their first nodes.
 
     Links go between the nodes `starts` (E,) and `ends` (E,), either way.
     """
@@ -36,4 +36,5 @@ def parts_by_hooking(starts: Tensor, ends: Tensor, count: int) -> Tensor:
         first = first.scatter_reduce(0, torch.maximum(a, b), torch.minimum(a, b), "amin")
         for _ in range(count.bit_length()):
             first = first[first]
-    return torch.unique(first, return_inverse=True)[1]
+    labels: Tensor = torch.unique(first, return_inverse=True)[1]
+    return labels

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial import ConvexHull, Delaunay, QhullError
+from scipy.spatial import ConvexHull, QhullError
 
 from model import cleaning, ranges
 from model.frame import Similarity, upright
@@ -194,7 +194,8 @@ def _require_points(cloud: _Cloud) -> None:
 
 
 def _require_extent(points: Array) -> None:
-    if not np.ptp(points, axis=0).max() > 1e-9 * (1 + np.abs(points).max()):
+    low, high = cleaning.corners(points)
+    if not (high - low).max() > 1e-9 * (1 + np.maximum(-low, high).max()):
         raise UnusableScan("the scan's points all coincide: it has no extent to complete")
 
 
@@ -275,7 +276,7 @@ def _estimated_normals(points: Array, noise: float) -> tuple[Array, Array]:
     reach = float(np.median(cloud.nearest(some, min(NEIGHBOURS, len(points)))[0][:, -1]))
     wider = (4.5 * noise / max(reach, 1e-12)) ** 2
     count = int(np.clip(NEIGHBOURS * wider, NEIGHBOURS, MOST_NEIGHBOURS))
-    _, neighbours = cloud.nearest(points, min(count, len(points)))
+    _, neighbours = cloud.nearest_here(points, min(count, len(points)))
     normals, least, whole = least_axes(points, neighbours)
     return normals, np.maximum(least - noise**2, 0) / np.maximum(whole, 1e-24)
 
@@ -326,13 +327,15 @@ def _around_outline(surface: Array, eye: Array, rng: np.random.Generator) -> Arr
     sideways = np.linalg.svd(forward[None])[2][1:]
     image = rays @ sideways.T / depth[:, None]
     try:
-        outline = image[ConvexHull(image).vertices]
+        hull = ConvexHull(image)
     except QhullError:  # all points on one line of sight
         return np.empty((0, 3))
+    outline = image[hull.vertices]
     centre = outline.mean(axis=0)
     size = np.abs(outline - centre).max(axis=0)
     picks = centre + OUTLINE_REACH * size * rng.uniform(-1, 1, (OUTLINE_RAYS, 2))
-    outside = Delaunay(centre + OUTLINE_MARGIN * (outline - centre)).find_simplex(picks) < 0
+    smaller = centre + (picks - centre) / OUTLINE_MARGIN  # instead of a larger outline
+    outside = (smaller @ hull.equations[:, :2].T + hull.equations[:, 2] > 0).any(axis=1)
     return _unit(forward + picks[outside] @ sideways)
 
 
@@ -341,8 +344,9 @@ def _background_samples(directions: Array, surface: Array, eye: Array, rng: np.r
 
     Spread over whole rays, hardly any would lie where a shape that is too large sticks out.
     """
-    directions = np.repeat(_unit(directions), 4, axis=0)
+    directions = _unit(directions)
     _, passed = Neighbours(_unit(surface - eye)).nearest(directions)
+    directions, passed = np.repeat(directions, 4, axis=0), np.repeat(passed, 4)
     ranges = np.linalg.norm(surface[passed] - eye, axis=1) + PASSING_SPREAD * rng.normal(size=len(passed))
     points = eye + directions * np.maximum(ranges, 0)[:, None]
     return np.asarray(points[np.linalg.norm(points, axis=1) < PASSING_REACH])

@@ -36,10 +36,10 @@ def nearest_on_mesh(vertices: Array, faces: NDArray[np.int32], points: Array) ->
     if device.type == "cpu":
         squared, face, at = igl.point_mesh_squared_distance(points, vertices, faces)
         return np.sqrt(squared), face.astype(np.int64), at
-    corners, points = (torch.from_numpy(part).to(device) for part in (vertices, points))
-    origin, size = corners.mean(dim=0), (corners.amax(dim=0) - corners.amin(dim=0)).amax()
-    corners = ((corners - origin) / size)[torch.from_numpy(faces).to(device).long()]
-    distance, face, at = nearest_on_faces(corners, (points - origin) / size)
+    ours, others = (torch.from_numpy(part).to(device) for part in (vertices, points))
+    origin, size = ours.mean(dim=0), (ours.amax(dim=0) - ours.amin(dim=0)).amax()
+    corners = ((ours - origin) / size)[torch.from_numpy(faces).to(device).long()]
+    distance, face, at = nearest_on_faces(corners, (others - origin) / size)
     return (size * distance).cpu().numpy(), face.cpu().numpy(), (origin + size * at).cpu().numpy()
 
 

@@ -13,14 +13,14 @@ T = TypeVar("T")
 
 
 @cache
-def _names(kind: type) -> tuple[str, ...]:
-    """Of the fields of a dataclass; of a tensor none. Every step asks."""
+def _names(kind: Any) -> tuple[str, ...]:
+    """Of the fields of a dataclass, by its type; of a tensor none. Every step asks."""
     return tuple(part.name for part in fields(kind)) if is_dataclass(kind) else ()
 
 
 def leaves(tree: Any) -> Iterator[Tensor]:
     """All tensors, in the order of the fields."""
-    for name in (names := _names(type(tree))):
+    for name in (names := _names(tree.__class__)):
         yield from leaves(getattr(tree, name))
     if not names:
         yield tree
@@ -29,8 +29,9 @@ def leaves(tree: Any) -> Iterator[Tensor]:
 def mapped(function: Callable[..., Tensor], tree: T, *others: T) -> T:
     """The same dataclass, of what the function makes of each tensor and of those in its place in others."""
     made: Any = tree
-    if names := _names(type(tree)):
-        made = type(tree)(*(mapped(function, *(getattr(t, name) for t in (tree, *others))) for name in names))
+    if names := _names(made.__class__):
+        parts = (mapped(function, *(getattr(one, name) for one in (tree, *others))) for name in names)
+        made = made.__class__(*parts)
     else:
         made = function(tree, *others)
     same: T = made

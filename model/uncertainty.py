@@ -148,8 +148,8 @@ def vertex_deviation(
     spread = spread + calibration.inadequacy**2
     if correction is not None:
         spread = spread * (correction.deviation(points) / correction.amplitude).square()
-    deviation = (spread + noise**2 + RIPPLE**2).sqrt().cpu().numpy()
-    far, which = Neighbours(vertices[looked]).nearest(vertices, min(3, len(looked)))
-    weight = 1 / np.maximum(far.reshape(len(vertices), -1), 1e-6)
-    told = (weight * deviation[which].reshape(weight.shape)).sum(axis=1) / weight.sum(axis=1)
-    return np.asarray(told, dtype=np.float32)
+    deviation = (spread + noise**2 + RIPPLE**2).sqrt()
+    far, which = Neighbours(vertices[looked]).nearest_here(vertices, min(3, len(looked)))
+    weight = 1 / far.view(len(vertices), -1).clamp(min=1e-6)
+    told = (weight * deviation.to(far)[which.view(weight.shape)]).sum(dim=1) / weight.sum(dim=1)
+    return told.float().cpu().numpy()
