@@ -150,7 +150,8 @@ def kernel_error(here: Checkpoint) -> float:
     distances = torch.linspace(0, 0.6, 10_001, dtype=torch.float64)
     errors = []
     for function in (correlation, slope):
-        true, found = function(distances), function(distances.to(here.codes)).double().cpu()
+        squares = distances.square()
+        true, found = function(squares), function(squares.to(here.codes)).double().cpu()
         errors.append(float((found - true).abs().max() / true.abs().max()))
     return max(errors)
 

@@ -56,23 +56,27 @@ def slope_of_wendland(r: Tensor) -> Tensor:
     return slope
 
 
-def _plain_correlation(distance: Tensor) -> Tensor:
+def _plain_correlation(squares: Tensor) -> Tensor:
     (wide, much), (narrow, little) = _KERNELS
+    distance = squares.clamp(min=0).sqrt_()
     return much * wendland(distance / wide) + little * wendland(distance / narrow)
 
 
-def _plain_slope(distance: Tensor) -> Tensor:
+def _plain_slope(squares: Tensor) -> Tensor:
     (wide, much), (narrow, little) = _KERNELS
+    distance = squares.clamp(min=0).sqrt_()
     far, near = slope_of_wendland(distance / wide), slope_of_wendland(distance / narrow)
     return much / wide**2 * far + little / narrow**2 * near
 
 
 def _left(number: int, reach: float) -> str:
-    """What is left of a reach at the distance x, as a share: `l0` or `l1` in CUDA."""
-    return f"T l{number} = x < T({reach}) ? T(1) - x / T({reach}) : T(0);"
+    """What is left of a reach at the distance d, as a share: `l0` or `l1` in CUDA."""
+    return f"T l{number} = d < T({reach}) ? T(1) - d / T({reach}) : T(0);"
 
 
-_LEFT = " ".join(_left(number, reach) for number, reach in enumerate(REACHES))
+_LEFT = " ".join(
+    ["T d = x > T(0) ? sqrt(x) : T(0);", *(_left(number, reach) for number, reach in enumerate(REACHES))]
+)
 _SUM = " + ".join(
     f"T({share}) * l{i} * l{i} * l{i} * l{i} * (T(5) - T(4) * l{i})" for i, share in enumerate(SHARES)
 )
@@ -80,15 +84,26 @@ _SLOPES = " + ".join(
     f"T({-20 * share / reach**2}) * l{i} * l{i} * l{i}" for i, (reach, share) in enumerate(_KERNELS)
 )
 correlation = Elementwise(_plain_correlation, "correlation", f"{_LEFT} return {_SUM};")
-"""Of g at two points, by their distance; 1 at distance 0."""
+"""Of g at two points, by the square of their distance; 1 at distance 0."""
 
 slope = Elementwise(_plain_slope, "slope", f"{_LEFT} return {_SLOPES};")
-"""The correlation's derivative by the distance, over the distance."""
+"""The correlation's derivative by the distance, over the distance; by the square of the distance too."""
+
+
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """Between (N, 3) and (M, 3) points, (N, M), by one product; wrong by rounding, and so below 0 at times.
+
+    Their roots, as `torch.cdist` has them, would go over a GPU's memory twice more.
+    """
+    lifted = torch.nn.functional.pad(b, (0, 1), value=1.0)
+    lifted = torch.cat([lifted, b.square().sum(dim=1, keepdim=True)], dim=1)
+    raised = torch.cat([-2 * a, a.square().sum(dim=1, keepdim=True)], dim=1)
+    return torch.nn.functional.pad(raised, (0, 1), value=1.0) @ lifted.T
 
 
 def kernel(a: Tensor, b: Tensor) -> Tensor:
     """Correlations (N, M) of g between (N, 3) and (M, 3) points."""
-    return correlation(torch.cdist(a, b))
+    return correlation(squared_distances(a, b))
 
 
 @dataclass(frozen=True)
@@ -113,10 +128,10 @@ class Correction:
         values, gradients = [], []
         for chunk in points.split(at_a_time(points.device, *CHUNK)):
             centres, weights = self._near(chunk)
-            distance = torch.cdist(chunk, centres)
-            values.append(correlation(distance) @ weights)
+            squares = squared_distances(chunk, centres)
+            values.append(correlation(squares) @ weights)
             # Σ w φ'/r (x − c), without the differences of all pairs
-            steep = slope(distance)
+            steep = slope(squares)
             gradients.append(chunk * (steep @ weights)[:, None] - steep @ (weights[:, None] * centres))
         return torch.cat(values), torch.cat(gradients)
 

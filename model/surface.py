@@ -40,7 +40,7 @@ HALF_WIDTH = 1.04
 
 FEWEST_CELLS = 12
 """The coarsest grid has at least as many cells along an edge, where the resolution allows, and less than
-twice as many."""
+twice as many; on a GPU it has twice as many: launching a halving takes longer than evaluating all corners."""
 
 THRIFT = 1.0
 """A corner of a grid that will be halved again is evaluated if its bound is below this many of its cells:
@@ -109,7 +109,7 @@ def zero_level(
     The mesh is closed at the border of the grid, whatever the field does there. Raises NoSurface.
     """
     sampler = _Sampler(field, on_chunk)
-    base, halvings = _grids(resolution)
+    base, halvings = _grids(resolution, at_a_time(field.device, FEWEST_CELLS, 2 * FEWEST_CELLS))
     if dense:
         base, halvings = base << halvings, 0
     while True:
@@ -120,10 +120,10 @@ def zero_level(
             sampler.steepening *= 2
 
 
-def _grids(resolution: int) -> tuple[int, int]:
-    """Cells along an edge of the coarsest grid, and how often they are halved."""
+def _grids(resolution: int, fewest: int) -> tuple[int, int]:
+    """Cells along an edge of the coarsest grid, at least `fewest`, and how often they are halved."""
     halvings = 0
-    while resolution >> halvings >= 2 * FEWEST_CELLS:
+    while resolution >> halvings >= 2 * fewest:
         halvings += 1
     return -(-resolution >> halvings), halvings
 
