@@ -44,7 +44,7 @@ from model.observation import Observation, observe
 from model.placement import ExpectedPlacements
 from model.proximity import nearest_on_mesh
 from model.streams import working_on
-from model.surface import extract_surface, zero_level
+from model.surface import HALF_WIDTH, extract_surface, zero_level
 from model.training.compute import has_bfloat16
 from model.training.trainer import Trainer
 from model.trees import mapped
@@ -175,9 +175,14 @@ def distance_error(here: Checkpoint, there: Checkpoint) -> float:
 
 
 def surface_error(here: Checkpoint, there: Checkpoint, resolution: int) -> float:
-    """Largest distance from a vertex to the nearest one of the surface that the other makes, in cells."""
-    found, true = (zero_level(one.field(one.codes[0]), resolution).vertices for one in (here, there))
-    return float(cKDTree(true).query(found)[0].max()) * resolution / 2
+    """Largest distance from a vertex to the surface that the other makes, either way, in cells.
+
+    Not to its nearest vertex: where a corner is zero but for rounding, the two may cut other edges there.
+    """
+    found, true = (zero_level(one.field(one.codes[0]), resolution) for one in (here, there))
+    pairs = (found, true), (true, found)
+    off = [nearest_on_mesh(a.vertices.astype(float), a.faces, b.vertices.astype(float))[0] for a, b in pairs]
+    return float(max(part.max() for part in off)) * resolution / (2 * HALF_WIDTH)
 
 
 # Time

@@ -68,7 +68,7 @@ def _diagonal(points: Array) -> float:
 
 
 def corners(points: Array) -> tuple[Array, Array]:
-    """Lower and upper corner (3,) of the box of (N, 3) points; much sooner found in rows than in columns."""
+    """Lower and upper corner (3,) of the box of (N, 3) points, by rows, along which numpy is faster."""
     rows = np.ascontiguousarray(points.T)
     return rows.min(axis=1), rows.max(axis=1)
 
@@ -94,10 +94,8 @@ def outliers(points: Array) -> Mask:
     links = Neighbours(points).nearest_here(points, min(LINKS + 1, len(points)))
     distances, neighbours = (part[:, 1 : SPACING_NEIGHBOURS + 1] for part in links)
     spacing = distances.mean(dim=1)
-    alone = (spacing > STRAY_LOCALLY * _median(spacing[neighbours])) | (
-        spacing > STRAY_ANYWHERE * _median(spacing)
-    )
-    stray = alone.cpu().numpy()
+    most = torch.minimum(STRAY_LOCALLY * _median(spacing[neighbours]), STRAY_ANYWHERE * _median(spacing))
+    stray = (spacing > most).cpu().numpy()
     kept = np.flatnonzero(~stray)
     stray[kept] = _small_and_far(points[kept], None if stray.any() else links)
     return np.asarray(stray[which])
@@ -253,7 +251,7 @@ def local_noise(points: Array, neighbours: int = 24) -> float:
 
 
 def _usual_deviation(points: Array, around: Tensor) -> float:
-    """Standard deviation from their quadrics of those (B, K) of (N, 3) points, in patches without edges."""
+    """Standard deviation of (N, 3) points from quadrics through those of a row of (B, K), without edges."""
     forward = least_axes(points, around)[0]
     aside = np.cross(forward, np.eye(3)[np.abs(forward).argmin(axis=1)])
     axes = np.stack([aside, np.cross(forward, aside), forward], axis=2)  # (B, 3, 3)

@@ -93,7 +93,7 @@ slope = Elementwise(_plain_slope, "slope", f"{_LEFT} return {_SLOPES};")
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """Between (N, 3) and (M, 3) points, (N, M), by one product; wrong by rounding, and so below 0 at times.
 
-    Their roots, as `torch.cdist` has them, would go over a GPU's memory twice more.
+    The roots are left to the kernels: `torch.cdist` would read and write all of it twice more.
     """
     lifted = torch.nn.functional.pad(b, (0, 1), value=1.0)
     lifted = torch.cat([lifted, b.square().sum(dim=1, keepdim=True)], dim=1)
