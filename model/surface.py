@@ -156,7 +156,7 @@ class _Sampler:
         mean = (a + b).abs_().div_(2).sub_(self.bend(1.0) * distance)
         steepest = self.steepening * self.field.lipschitz * distance
         larger = torch.maximum(a.abs(), b.abs()).sub_(steepest)
-        return torch.maximum(mean, larger).mul_(a.sign() == b.sign())
+        return torch.maximum(mean, larger).mul_(a * b > 0)
 
 
 @dataclass
@@ -234,8 +234,9 @@ def _halved(sampler: _Sampler, coarse: _Slab, before: _Slab | None, least: float
     if before is not None:
         slab.values[:1], slab.exact[:1], unknown[0] = before.values, before.exact, False
     corners = unknown.nonzero()
+    odd = (corners & 1).sum(dim=1)
     for count in (1, 2, 3):
-        _fill(sampler, slab, corners[(corners & 1).sum(dim=1) == count], count, least)
+        _fill(sampler, slab, corners[odd == count], count, least)
     return slab
 
 
@@ -275,7 +276,7 @@ def _bound_in_cells(values: Tensor) -> Tensor:
     for axis in range(3):
         size = values.shape[axis] - 1
         a, b = values.narrow(axis, 0, size), values.narrow(axis, 1, size)
-        values = torch.where(a.abs() < b.abs(), a, b) * (a.sign() == b.sign())
+        values = torch.where(a.abs() < b.abs(), a, b) * (a * b > 0)
     return values
 
 
@@ -290,7 +291,7 @@ def _corners_of(cells: Tensor) -> Tensor:
     """The corners of marked cells."""
     corners = torch.zeros([size + 1 for size in cells.shape], dtype=torch.bool, device=cells.device)
     for part in product((slice(None, -1), slice(1, None)), repeat=3):
-        corners[part] |= cells
+        corners[part].logical_or_(cells)
     return corners
 
 
