@@ -90,20 +90,24 @@ slope = Elementwise(_plain_slope, "slope", f"{_LEFT} return {_SLOPES};")
 """The correlation's derivative by the distance, over the distance; by the square of the distance too."""
 
 
-def squared_distances(a: Tensor, b: Tensor) -> Tensor:
-    """Between (N, 3) and (M, 3) points, (N, M), by one product; wrong by rounding, and so below 0 at times.
+def lifted(points: Tensor) -> Tensor:
+    """(y, 1, |y|²) of points y (M, 3): what makes a product of matrices of `squared_distances`, (M, 5)."""
+    squares = points.square().sum(dim=1, keepdim=True)
+    return torch.cat([points, torch.ones_like(squares), squares], dim=1)
+
+
+def squared_distances(points: Tensor, others: Tensor) -> Tensor:
+    """Between (N, 3) points and lifted ones (M, 5), (N, M); wrong by rounding, and so below 0 at times.
 
     The roots are left to the kernels: `torch.cdist` would read and write all of it twice more.
     """
-    lifted = torch.nn.functional.pad(b, (0, 1), value=1.0)
-    lifted = torch.cat([lifted, b.square().sum(dim=1, keepdim=True)], dim=1)
-    raised = torch.cat([-2 * a, a.square().sum(dim=1, keepdim=True)], dim=1)
-    return torch.nn.functional.pad(raised, (0, 1), value=1.0) @ lifted.T
+    squares = points.square().sum(dim=1, keepdim=True)
+    return torch.cat([-2 * points, squares, torch.ones_like(squares)], dim=1) @ others.T
 
 
 def kernel(a: Tensor, b: Tensor) -> Tensor:
     """Correlations (N, M) of g between (N, 3) and (M, 3) points."""
-    return correlation(squared_distances(a, b))
+    return correlation(squared_distances(a, lifted(b)))
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ class Correction:
         parts = []
         for chunk in points.split(at_a_time(points.device, *CHUNK)):
             centres, weights = self._near(chunk)
-            parts.append(kernel(chunk, centres) @ weights)
+            parts.append(correlation(squared_distances(chunk, centres)) @ weights)
         return torch.cat(parts)
 
     def distance_and_gradient(self, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,21 +136,26 @@ class Correction:
             values.append(correlation(squares) @ weights)
             # Σ w φ'/r (x − c), without the differences of all pairs
             steep = slope(squares)
-            gradients.append(chunk * (steep @ weights)[:, None] - steep @ (weights[:, None] * centres))
+            towards = steep @ (weights[:, None] * centres[:, :3])
+            gradients.append(chunk * (steep @ weights)[:, None] - towards)
         return torch.cat(values), torch.cat(gradients)
 
     def _near(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Centres that reach into the points' bounding box, and their weights.
+        """Lifted centres that reach into the points' bounding box, and their weights.
 
         To choose some would let a GPU wait longer than all take it.
         """
         if points.device.type == "cuda":
-            return self.centres, self.weights
+            return self._lifted, self.weights
         if not len(points):
-            return self.centres[:0], self.weights[:0]
+            return self._lifted[:0], self.weights[:0]
         low, high = points.amin(dim=0) - REACHES[0], points.amax(dim=0) + REACHES[0]
         near = ((self.centres > low) & (self.centres < high)).all(dim=1)
-        return self.centres[near], self.weights[near]
+        return self._lifted[near], self.weights[near]
+
+    @cached_property
+    def _lifted(self) -> Tensor:
+        return lifted(self.centres)
 
     def deviation(self, points: Tensor) -> Tensor:
         """Standard deviation (N,) of g at (N, 3) points."""
