@@ -14,6 +14,9 @@ from app.settings import Settings
 DUE = "deepsdf:webhooks"
 """A sorted set: completions whose webhook is to be told, by the time of the next attempt."""
 
+TOLD = "deepsdf:webhook:"
+"""And the id of a completion: how it stands with its webhook, as JSON, once there was an attempt."""
+
 LEASE_S = 60.0
 """How long an attempt is left to the process that has taken it."""
 
@@ -26,11 +29,6 @@ class Deliveries:
 
     def __init__(self, connection: Redis, settings: Settings) -> None:
         self.connection, self.settings = connection, settings
-
-    def of(self, completion_id: str, url: str) -> Webhook:
-        """How it stands with one."""
-        kept = cast(bytes | None, self.connection.get(self._key(completion_id)))
-        return Webhook(url=url) if kept is None else Webhook.model_validate_json(kept)
 
     def schedule(self, pipe: Pipeline, completion_id: str) -> None:
         """To be told now, once the pipeline is carried out."""
@@ -76,4 +74,4 @@ class Deliveries:
         pipe.delete(self._key(completion_id))
 
     def _key(self, completion_id: str) -> str:
-        return f"deepsdf:webhook:{completion_id}"
+        return f"{TOLD}{completion_id}"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 Asked = TypeVar("Asked")
@@ -12,13 +11,10 @@ Answer = TypeVar("Answer")
 
 
 class Gathered(Generic[Asked, Answer]):
-    """Work that a thread does for all who ask: while it does one batch, the next one gathers.
+    """Work that is done for all who ask: while one batch is out, the next one gathers."""
 
-    The thread is its own: others that wait for a disk or a client keep nobody here waiting.
-    """
-
-    def __init__(self, work: Callable[[list[Asked]], Sequence[Answer | Exception]]) -> None:
-        self.work, self.thread = work, ThreadPoolExecutor(1, "gathered")
+    def __init__(self, work: Callable[[list[Asked]], Awaitable[Sequence[Answer | Exception]]]) -> None:
+        self.work = work
         self.waiting: list[tuple[Asked, asyncio.Future[Answer]]] = []
         self.working: asyncio.Task[None] | None = None
 
@@ -31,11 +27,10 @@ class Gathered(Generic[Asked, Answer]):
         return await answer
 
     async def _keep_working(self) -> None:
-        loop = asyncio.get_running_loop()
         while batch := self.waiting:
             self.waiting = []
             try:
-                results = await loop.run_in_executor(self.thread, self.work, [asked for asked, _ in batch])
+                results = await self.work([asked for asked, _ in batch])
             except Exception as error:
                 results = [error] * len(batch)
             for (_, answer), result in zip(batch, results, strict=True):

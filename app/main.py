@@ -24,6 +24,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     service.readers.warm_up()
     yield
     service.housekeeper.stop()
+    service.queue.close_wires()
 
 
 def _own_settings() -> Settings:

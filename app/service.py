@@ -44,9 +44,9 @@ class Service:
         self.storage = Storage(settings.data_dir)
         self.limits = Limits(settings.max_points, settings.max_pixels)
         self.readers = readers_of(settings.parse_slots, settings.parse_memory_bytes, settings.parse_s)
-        self.watcher = Watcher(queue.get_many)
-        self.looks: Gathered[str, Entry | None] = Gathered(queue.get_many)
-        self.arrivals: Gathered[Asked, Entry] = Gathered(queue.submit_many)
+        self.watcher = Watcher(queue.over_a_wire(queue.records.look))
+        self.looks: Gathered[str, Entry | None] = Gathered(queue.over_a_wire(queue.records.look))
+        self.arrivals: Gathered[Asked, Entry] = Gathered(queue.over_a_wire(queue.submission.enqueue))
         self.housekeeper = Housekeeper(queue, self.storage, settings)
         self.rate = Rate(settings.rate_limit, queue.connection)
 
@@ -84,6 +84,8 @@ class Service:
         path = self.storage.upload_path(asked.entry_id)
         try:
             stored = await self.readers.read(body, path, self.limits, digest=key is not None)
+            if key is None:
+                return await submit(None)
             request = f"{asked.options.model_dump_json()} {asked.ticket.webhook_url} {stored.digest}"
             return await self.once(Completion, asked, key, request, submit)
         finally:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-
-from starlette.concurrency import run_in_threadpool
 
 from app.schemas import ENDED, Entry, Kind
 
@@ -37,7 +35,7 @@ class _Watched:
 class Watcher:
     """Looks at all that is watched together, ten times a second, and not at all when there are none."""
 
-    def __init__(self, look: Callable[[Sequence[str]], list[Entry | None]]) -> None:
+    def __init__(self, look: Callable[[Sequence[str]], Awaitable[list[Entry | None]]]) -> None:
         self.look = look
         self.watched: dict[str, _Watched] = {}
         self.looking: asyncio.Task[None] | None = None
@@ -82,7 +80,7 @@ class Watcher:
         while self.watched:
             ids = list(self.watched)
             try:
-                found = await run_in_threadpool(self.look, ids)
+                found = await self.look(ids)
             except Exception as error:  # the queue is away: whoever waits goes on waiting
                 log.warning("cannot look at the queue: %s", error)
                 await asyncio.sleep(1)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Generic, overload
+from typing import Any, Generic, TypeVar, overload
 
 from redis import Redis
 from redis.client import Pipeline
@@ -21,6 +21,7 @@ from app.queue.names import DELETED, INTERPOLATE, OPEN, QUEUE, SERIALIZER, TASK,
 from app.queue.records import Records
 from app.queue.submission import Asked, Options, Submission, Ticket
 from app.queue.upkeep import Upkeep
+from app.queue.wire import Exchange, Wire
 from app.queue.workers import Workers
 from app.schemas import (
     Completion,
@@ -32,6 +33,9 @@ from app.schemas import (
     Status,
 )
 from app.settings import Settings
+
+A = TypeVar("A")
+T = TypeVar("T")
 
 LOOKED_AT = 1000
 """Entries that one page of a list looks at, at most, in search of those that were asked for."""
@@ -61,11 +65,12 @@ class CompletionQueue:
         self.connection, self.settings = connection, settings
         self.queue = Queue(QUEUE, connection=connection, serializer=SERIALIZER)
         self.deliveries = Deliveries(connection, settings)
-        self.records = Records(connection, settings, self.queue.key, self.deliveries)
+        self.records = Records(connection, settings, self.queue.key)
         self.submission = Submission(connection, settings, self.queue)
         self.line = Line(connection, settings, self.queue)
         self.upkeep = Upkeep(connection, self.records, self.deliveries)
         self.workers = Workers(connection, self.queue)
+        self.wires: list[Wire] = []
 
     @overload
     def submit(
@@ -89,10 +94,7 @@ class CompletionQueue:
 
     def submit_many(self, asked: Sequence[Asked]) -> list[Entry | Exception]:
         """Several in one go, in their order: each as it stands then, or what `submit` would raise."""
-        return [
-            made if isinstance(made, Exception) else self.records.entry(made[0], made[1] or None)
-            for made in self.submission.submit_many(asked)
-        ]
+        return self.submission.enqueue(asked).wait()
 
     def get(self, completion_id: str) -> Completion | None:
         """The completion as it stands, or None when nothing is known of it."""
@@ -100,12 +102,29 @@ class CompletionQueue:
 
     def find(self, kind: type[Kind], entry_id: str) -> Kind | None:
         """The entry of this kind as it stands, or None when nothing is known of it."""
-        (entry,) = self.records.get_many([entry_id])
+        (entry,) = self.get_many([entry_id])
         return entry if isinstance(entry, kind) else None
 
     def get_many(self, ids: Sequence[str]) -> list[Entry | None]:
         """Several as they stand, read in one go; None for what is not known."""
-        return self.records.get_many(ids)
+        return self.records.look(ids).wait() if ids else []
+
+    def over_a_wire(
+        self, exchange_of: Callable[[Sequence[A]], Exchange[T]]
+    ) -> Callable[[Sequence[A]], Awaitable[T]]:
+        """One of `records.look` and `submission.enqueue` for an event loop, which asks once at a time."""
+        wire = Wire(self.connection)
+        self.wires.append(wire)
+
+        async def ask(what: Sequence[A]) -> T:
+            return await exchange_of(what).over(wire)
+
+        return ask
+
+    def close_wires(self) -> None:
+        """They are opened again when they are needed."""
+        for wire in self.wires:
+            wire.close()
 
     def page(
         self,

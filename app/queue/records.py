@@ -12,8 +12,9 @@ from rq.job import Job, JobStatus
 from rq.results import Result
 from rq.utils import now
 
-from app.deliveries import Deliveries
+from app.deliveries import TOLD
 from app.queue.names import SERIALIZER, TASK
+from app.queue.wire import Exchange
 from app.schemas import (
     Completion,
     CompletionError,
@@ -25,6 +26,7 @@ from app.schemas import (
     Links,
     Outcome,
     Status,
+    Webhook,
 )
 from app.settings import Settings
 
@@ -45,12 +47,14 @@ FIELDS = "data", "meta", "status", "created_at", "started_at", "ended_at", "retr
 """What is shown of RQ's record; the rest is RQ's own."""
 
 LOOK = f"""
--- Of each id (ARGV) its record, its place in line (KEYS[1]) while it waits, and its newest result.
+-- Of each id (ARGV) its record, its place in line (KEYS[1]) while it waits, its newest result, and what its
+-- webhook was told.
 local found = {{}}
 for i, id in ipairs(ARGV) do
     local record = redis.call('HMGET', 'rq:job:' .. id, {", ".join(map(repr, FIELDS))})
     local place = record[{FIELDS.index("status") + 1}] == 'queued' and redis.call('LPOS', KEYS[1], id)
-    found[i] = {{record, place, redis.call('XREVRANGE', 'rq:results:' .. id, '+', '-', 'COUNT', 1)}}
+    local result = redis.call('XREVRANGE', 'rq:results:' .. id, '+', '-', 'COUNT', 1)
+    found[i] = {{record, place, result, redis.call('GET', '{TOLD}' .. id)}}
 end
 return found
 """
@@ -69,26 +73,27 @@ class _Remembered:
 class Records:
     """Reads what the API and the workers have written."""
 
-    def __init__(self, connection: Redis, settings: Settings, line: str, deliveries: Deliveries) -> None:
-        self.connection, self.settings = connection, settings
-        self.line, self.deliveries = line, deliveries
+    def __init__(self, connection: Redis, settings: Settings, line: str) -> None:
+        self.connection, self.settings, self.line = connection, settings, line
+        self.script = connection.register_script(LOOK)
         self.remembered: dict[str, _Remembered] = {}
 
-    def get_many(self, ids: Sequence[str]) -> list[Entry | None]:
+    def look(self, ids: Sequence[str]) -> Exchange[list[Entry | None]]:
         """Several as they stand, read in one go; None for what is not known."""
         known = list({name for name in ids if name.isalnum()})
-        answers: Any = self.connection.eval(LOOK, 1, self.line, *known) if known else []
-        read = {name: self._read(name, answer) for name, answer in zip(known, answers, strict=True)}
-        return [read.get(name) for name in ids]
+
+        def read(answers: Any) -> list[Entry | None]:
+            found = {name: self._read(name, answer) for name, answer in zip(known, answers, strict=True)}
+            return [found.get(name) for name in ids]
+
+        return Exchange(self.script, [self.line], known, read)
 
     def _read(self, name: str, answer: Any) -> Entry | None:
         """What the queue answered, as it is shown. Most who look again find what they found before."""
         before = self.remembered.get(name)
         if before is not None and before.answer == answer and not self._expires(before.entry):
             return before.entry
-        entry = self._entry(name, *answer)
-        # How a webhook stands is kept elsewhere.
-        if entry is not None and getattr(entry, "webhook", None) is None:
+        if (entry := self._entry(name, *answer)) is not None:
             if len(self.remembered) >= REMEMBERED:
                 self.remembered.clear()
             self.remembered[name] = _Remembered(answer, entry)
@@ -98,21 +103,20 @@ class Records:
         """Whether it has expired since it was read."""
         return entry.status != "expired" and self.is_past(entry.ended_at)
 
-    def _entry(self, name: str, values: list[bytes | None], index: int | None, results: Any) -> Entry | None:
+    def _entry(
+        self, name: str, values: list[bytes | None], index: int | None, results: Any, webhook: bytes | None
+    ) -> Entry | None:
         fields = {field.encode(): value for field, value in zip(FIELDS, values, strict=True) if value}
         if not fields:
             return None
         job = Job(name, connection=self.connection, serializer=SERIALIZER)
         job.restore(fields)
-        place = None if index is None else index + 1
-        return self.entry(job, place, results[0] if results else None)
-
-    def entry(self, job: Job, place: int | None, result: tuple[bytes, list[bytes]] | None = None) -> Entry:
-        """How a record is shown whose job is at a place in line, or has left it with a result."""
-        outcome = self._outcome(job, result)
+        outcome = self._outcome(job, results[0] if results else None)
         status = self._status(job, outcome)
-        show = self._completion if job.func_name == TASK else self._interpolation
-        return show(job, status, place if status == "queued" else None, outcome)
+        place = index + 1 if index is not None and status == "queued" else None
+        if job.func_name == TASK:
+            return self._completion(job, status, place, outcome, webhook)
+        return self._interpolation(job, status, place, outcome)
 
     def is_past(self, ended_at: datetime | None) -> bool:
         """Whether what ended then has expired.
@@ -136,7 +140,9 @@ class Records:
             return "expired"
         return outcome.status if outcome else STATUSES.get(job.get_status(refresh=False), "queued")
 
-    def _completion(self, job: Job, status: Status, place: int | None, outcome: Outcome | None) -> Completion:
+    def _completion(
+        self, job: Job, status: Status, place: int | None, outcome: Outcome | None, webhook: bytes | None
+    ) -> Completion:
         known: dict[str, Any] = dict(job.meta)
         told = known if status != "queued" else {}
         return Completion(
@@ -158,7 +164,7 @@ class Records:
             ended_at=job.ended_at,
             report=outcome.report if outcome else None,
             error=_error(status, outcome),
-            webhook=self.deliveries.of(job.id, url) if (url := known.get("webhook_url")) else None,
+            webhook=_webhook(known.get("webhook_url"), webhook),
             links=Links.of(job.id),
         )
 
@@ -183,3 +189,10 @@ class Records:
 def _error(status: Status, outcome: Outcome | None) -> CompletionError | None:
     """Without an outcome nobody but us has failed."""
     return outcome.error if outcome else BROKEN if status == "failed" else None
+
+
+def _webhook(url: str | None, kept: bytes | None) -> Webhook | None:
+    """How it stands with one: nothing is kept of it before the first attempt."""
+    if url is None:
+        return None
+    return Webhook(url=url) if kept is None else Webhook.model_validate_json(kept)

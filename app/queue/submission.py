@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
 from typing import Any
 
+from pydantic_core import to_json
 from redis import Redis
 from rq import Queue, Retry
 from rq.job import Job, JobStatus
-from rq.utils import now
+from rq.utils import now, utcformat
 
 from app.idempotency import IDEMPOTENCY_S
 from app.queue.names import INTERPOLATE, OPEN, TASK, WAKE, index_key
-from app.schemas import CompletionOptions, InterpolationOptions
+from app.queue.wire import Exchange
+from app.schemas import (
+    Completion,
+    CompletionOptions,
+    Entry,
+    Interpolation,
+    InterpolationLinks,
+    InterpolationOptions,
+    Links,
+    Webhook,
+)
 from app.settings import Settings
 
 Options = CompletionOptions | InterpolationOptions
@@ -124,15 +138,22 @@ class Submission:
 
     def __init__(self, connection: Redis, settings: Settings, queue: Queue) -> None:
         self.settings, self.queue = settings, queue
-        self.enqueue = connection.register_script(ENQUEUE)
+        self.script = connection.register_script(ENQUEUE)
 
-    def submit_many(self, asked: Sequence[Asked]) -> list[tuple[Job, int] | Exception]:
-        """Of each, in one go, the record that was written and its place in line; or why there is none."""
-        jobs = [self._job(one.entry_id, one.options, one.ticket) for one in asked]
+    def enqueue(self, asked: Sequence[Asked]) -> Exchange[list[Entry | Exception]]:
+        """Of each, in one go, how it stands now that it is in line; or why it is not."""
+        at = now()
         bounds = self.settings.max_queued, self.settings.max_open_per_key, IDEMPOTENCY_S
-        facts = [fact for job, one in zip(jobs, asked, strict=True) for fact in _facts(job, one.ticket)]
-        places: Any = self.enqueue([self.queue.key, Queue.redis_queues_keys, OPEN, WAKE], [*bounds, *facts])
-        return [self._refusal(place) or (job, place) for job, place in zip(jobs, places, strict=True)]
+        facts = [fact for one in asked for fact in self._facts(one, at)]
+
+        def read(places: list[int]) -> list[Entry | Exception]:
+            return [
+                self._refusal(place) or _shown(one, at, place)
+                for one, place in zip(asked, places, strict=True)
+            ]
+
+        keys = [self.queue.key, Queue.redis_queues_keys, OPEN, WAKE]
+        return Exchange(self.script, keys, [*bounds, *facts], read)
 
     def _refusal(self, place: int) -> Exception | None:
         if place == FULL:
@@ -143,28 +164,49 @@ class Submission:
             return TooManyOpen(f"{most} completions of this key wait or run already. Try again in a while.")
         return None
 
-    def _job(self, entry_id: str, options: Options, ticket: Ticket) -> Job:
-        task = TASK if isinstance(options, CompletionOptions) else INTERPOLATE
-        known = {name: value for name, value in vars(ticket).items() if value}
+    def _facts(self, asked: Asked, at: datetime) -> list[Any]:
+        """A record as the script takes it."""
+        task = TASK if isinstance(asked.options, CompletionOptions) else INTERPOLATE
+        name, owner = asked.entry_id, asked.ticket.owner
+        priority = getattr(asked.options, "priority", "normal")
+        record = self.record(asked, task, priority, at)
+        parts = [part for field in record.items() for part in field]
+        claim = asked.ticket.claim or ""
+        return [name, Job.key_for(name), owner, priority, index_key(task, owner), claim, len(parts), *parts]
+
+    def record(self, asked: Asked, task: str, priority: str, at: datetime) -> dict[str, Any]:
+        """As RQ would write it: what differs from one to the next, in what RQ writes of any."""
+        known = {name: value for name, value in vars(asked.ticket).items() if value}
+        call: list[Any] = [task, None, [asked.entry_id, asked.options.model_dump()], {}]
+        return {
+            **self.same_for_all,
+            "created_at": utcformat(at),
+            "enqueued_at": utcformat(at),
+            "data": zlib.compress(to_json(call)),
+            "meta": to_json({**known, "priority": priority}),  # which scripts can read
+            "description": f"{task} {asked.entry_id}",
+        }
+
+    @cached_property
+    def same_for_all(self) -> dict[str, Any]:
+        """A record of RQ."""
         job = self.queue.create_job(
-            task,
-            args=(entry_id, options.model_dump()),
-            job_id=entry_id,
-            # What lies here can be read by scripts.
-            meta={**known, "priority": getattr(options, "priority", "normal")},
+            TASK,
             result_ttl=self.settings.record_ttl_s,
             failure_ttl=self.settings.record_ttl_s,
             retry=Retry(max=self.settings.retries, enqueue_at_front=True),
-            description=f"{task} {entry_id}",
             status=JobStatus.QUEUED,
         )
-        job.enqueued_at = now()
-        return job
+        return job.to_dict()
 
 
-def _facts(job: Job, ticket: Ticket) -> list[Any]:
-    """A record as the script takes it."""
-    index = index_key(str(job.func_name), ticket.owner)
-    record = [part for field in job.to_dict().items() for part in field]
-    claim = ticket.claim or ""
-    return [job.id, job.key, ticket.owner, job.meta["priority"], index, claim, len(record), *record]
+def _shown(asked: Asked, at: datetime, place: int) -> Entry:
+    """As `app.queue.records` would show it."""
+    options, ticket = asked.options, asked.ticket
+    known: dict[str, Any] = {"id": asked.entry_id, "status": "queued", "queue_position": place or None}
+    known |= {"created_at": at, "owner": ticket.owner}
+    if isinstance(options, InterpolationOptions):
+        return Interpolation(options=options, links=InterpolationLinks.of(asked.entry_id), **known)
+    webhook = None if ticket.webhook_url is None else Webhook(url=ticket.webhook_url)
+    links = Links.of(asked.entry_id)
+    return Completion(options=options, warnings=ticket.warnings, webhook=webhook, links=links, **known)

@@ -46,7 +46,7 @@ class Upkeep:
     def ended_ones(self) -> list[Entry]:
         """What has ended and was not settled yet. Of what waits and runs only the status is looked at."""
         ended = cast(list[bytes], self.not_open([OPEN], ENDED_JOBS))
-        entries = self.records.get_many([name.decode() for name in ended])
+        entries = self.records.look([name.decode() for name in ended]).wait() if ended else []
         return [one for one in entries if one is not None and one.status in ENDED]
 
     def settle(self, entry: Entry, tallies: Mapping[str, float]) -> bool:

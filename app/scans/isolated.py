@@ -16,6 +16,8 @@ from tempfile import TemporaryFile
 from threading import Thread
 from typing import IO, Any
 
+from pydantic_core import from_json, to_json
+
 from app.scans.child import LARGEST
 from app.scans.reader import Limits
 from app.scans.scan import ScanRefused
@@ -89,7 +91,7 @@ class Child:
             if not self.warm:
                 await self._answer(START_S)
                 self.warm = True
-            self._send(json.dumps(asked).encode(), content)
+            self._send(to_json(asked), content)
             return await self._answer(seconds)
         except TimeoutError:
             raise ChildEnded(f"no answer after {seconds:g} s") from None
@@ -108,7 +110,7 @@ class Child:
             message = await asyncio.get_running_loop().sock_recv(self.socket, LARGEST)
         if not message:
             raise EOFError
-        answer: dict[str, Any] = json.loads(message)
+        answer: dict[str, Any] = from_json(message)
         return answer
 
     def end(self) -> None:

@@ -170,8 +170,8 @@ def test_an_accepted_request_keeps_its_key_and_its_scan_whatever_fails_after_tha
     arrivals = api.app.state.service.arrivals
     submit_them = arrivals.work
 
-    def fail_after(asked):
-        submit_them(asked)
+    async def fail_after(asked):
+        await submit_them(asked)
         raise error
 
     with monkeypatch.context() as patch:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 
 import pytest
 
@@ -12,18 +11,18 @@ from app.gathered import Gathered
 
 def test_those_who_ask_while_a_batch_is_out_are_the_next_one() -> None:
     batches: list[list[int]] = []
-    go_on = threading.Event()
-
-    def squares(numbers: list[int]) -> list[int]:
-        batches.append(numbers)
-        go_on.wait(5)
-        return [number**2 for number in numbers]
-
     async def ask() -> list[int]:
+        go_on = asyncio.Event()
+
+        async def squares(numbers: list[int]) -> list[int]:
+            batches.append(numbers)
+            await go_on.wait()
+            return [number**2 for number in numbers]
+
         gathered: Gathered[int, int] = Gathered(squares)
         first = asyncio.create_task(gathered.ask(0))
         while not batches:
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0)
         others = [asyncio.create_task(gathered.ask(number)) for number in (3, 1, 3)]
         await asyncio.sleep(0)
         go_on.set()
@@ -34,7 +33,7 @@ def test_those_who_ask_while_a_batch_is_out_are_the_next_one() -> None:
 
 
 def test_an_error_is_of_one_or_of_the_whole_batch() -> None:
-    def inverses(numbers: list[int]) -> list[float | Exception]:
+    async def inverses(numbers: list[int]) -> list[float | Exception]:
         if 7 in numbers:
             raise KeyError(7)
         return [1 / number if number else ZeroDivisionError("of this one") for number in numbers]
@@ -49,8 +48,11 @@ def test_an_error_is_of_one_or_of_the_whole_batch() -> None:
 
 
 def test_who_leaves_keeps_nobody_from_an_answer() -> None:
+    async def same(numbers: list[int]) -> list[int]:
+        return numbers
+
     async def ask() -> int:
-        gathered: Gathered[int, int] = Gathered(lambda numbers: numbers)
+        gathered: Gathered[int, int] = Gathered(same)
         leaving, staying = (asyncio.create_task(gathered.ask(number)) for number in (1, 2))
         await asyncio.sleep(0)
         leaving.cancel()
