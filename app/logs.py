@@ -27,6 +27,8 @@ def configure(process: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Lines(process, people=sys.stderr.isatty()))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    # Of a record nobody is told these.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     for noisy in ("httpx2", "httpcore2", "uvicorn.access", "rq.worker"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 

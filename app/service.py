@@ -84,8 +84,6 @@ class Service:
         path = self.storage.upload_path(asked.entry_id)
         try:
             stored = await self.readers.read(body, path, self.limits, digest=key is not None)
-            if key is None:
-                return await submit(None)
             request = f"{asked.options.model_dump_json()} {asked.ticket.webhook_url} {stored.digest}"
             return await self.once(Completion, asked, key, request, submit)
         finally:

@@ -3,7 +3,8 @@
 (a) How many scans and questions a second the API takes, beside a bare FastAPI application that reads the same
     form and answers the same bytes, under uvicorn as it is: both log each submission, the bare one each
     question too. Each client asks for a completion of its own. And how long 200 clients at once wait for a
-    status.
+    status. Clients, API, readers and queue share the cores that there are, while the bare application has
+    nobody to share with but the clients: so it is told, too, what each of these processes takes for one.
 (b) 16 queued completions by one worker: as one batch, and one at a time.
 (c) What importing the API costs.
 (d) How soon a running completion is cancelled, and its worker free for the next.
@@ -43,6 +44,7 @@ from worker.listener import Listener
 
 JOBS = 16
 FEW, CLIENTS = 8, 200
+READERS = Settings.model_fields["parse_slots"].default
 BARE = """
 from fastapi import FastAPI, Response, UploadFile
 app = FastAPI()
@@ -65,6 +67,8 @@ class Web:
 
     url: str
     pid: int
+    queue: int | None = None
+    """The process of its queue, if it has one."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,19 @@ class Figures:
     rate: float  # answers a second
     p99_s: float
     own_s: float  # CPU of its process, for one answer
-    children_s: float  # and of that process's children
+    children_s: float  # of that process's children
+    queue_s: float
+    clients_s: float
+
+    def spent(self) -> str:
+        """CPU for one answer, by process."""
+        named = {"application": self.own_s, "readers": self.children_s, "queue": self.queue_s}
+        told = [f"{name} {1000 * spent:.2f}" for name, spent in named.items() if spent]
+        return ", ".join([*told, f"clients {1000 * self.clients_s:.2f}"])
+
+    def busiest_s(self) -> float:
+        """The process that all wait for where none waits for a core. There are several readers."""
+        return max(self.own_s, self.queue_s, self.children_s / READERS)
 
 
 @contextmanager
@@ -94,29 +110,32 @@ def running(
 
 
 @contextmanager
-def queue_at(folder: Path, model: Path) -> Iterator[Settings]:
-    """A queue of its own, and the settings of a service on it."""
+def queue_at(folder: Path, model: Path) -> Iterator[tuple[Settings, int]]:
+    """A queue of its own: the settings of a service on it, and the id of its process."""
     embedded = EmbeddedQueue(folder)
-    with running(embedded.command()):
+    with running(embedded.command()) as pid:
         eventually(embedded.socket.exists)
-        yield Settings(
+        settings = Settings(
             redis_url=embedded.url,
             data_dir=folder,
             checkpoints_dir=model.parent,
             max_queued=100_000,
             device="cpu",
         )
+        yield settings, pid
 
 
 @contextmanager
-def web(command: str, environment: dict[str, str], cwd: Path, log: Path) -> Iterator[Web]:
+def web(
+    command: str, environment: dict[str, str], cwd: Path, log: Path, queue: int | None = None
+) -> Iterator[Web]:
     """An ASGI application. What it logs goes into a file."""
     port = free_port()
     words = [sys.executable, "-m", "uvicorn", *command.split(), "--port", str(port)]
     with running(words, environment, cwd, log) as pid:
         url = f"http://127.0.0.1:{port}"
         eventually(lambda: answers(url), timeout_s=60)
-        yield Web(url, pid)
+        yield Web(url, pid, queue)
 
 
 def busy_s(pid: int) -> float:
@@ -180,9 +199,9 @@ async def rate(url: str, requests: Sequence[bytes], seconds: float) -> tuple[flo
 def throughput(folder: Path, model: Path, seconds: float) -> None:
     """(a)"""
     scan, submission = half_ball(), f"/v1/completions?model={model.name}"
-    with queue_at(folder, model) as settings:
+    with queue_at(folder, model) as (settings, queue):
         command = "app.main:create_app --factory --log-level warning"  # as `python -m app` starts it
-        with web(command, settings.environment(), ROOT, folder / "ours.log") as ours:
+        with web(command, settings.environment(), ROOT, folder / "ours.log", queue) as ours:
             with httpx2.Client(base_url=ours.url) as client:
                 made = [client.post(submission, files={"scan": ("a.npy", scan)}) for _ in range(CLIENTS)]
             (folder / "bare.py").write_text(BARE.format(body=made[0].content))
@@ -193,9 +212,10 @@ def throughput(folder: Path, model: Path, seconds: float) -> None:
                 posts = side_by_side(ours, bare, [post_request(submission, scan)] * FEW, seconds)
     for name, (ours_, bare_) in (("POST, 202", posts), ("GET status", few)):
         share = ours_.rate / bare_.rate
-        print(f"(a) {name}: {ours_.rate:.0f}/s beside {bare_.rate:.0f}/s bare: {share:.2f} of it")
-        told = f"{1000 * ours_.own_s:.2f} ms and {1000 * ours_.children_s:.2f} ms of the readers"
-        print(f"(a)   CPU for one: {told}; bare {1000 * bare_.own_s:.2f} ms")
+        told = f"{ours_.rate:.0f}/s beside {bare_.rate:.0f}/s bare: {share:.2f} of it"
+        print(f"(a) {name}: {told}, on {len(os.sched_getaffinity(0))} cores")
+        print(f"(a)   CPU for one, ms: {ours_.spent()}; bare: {bare_.spent()}")
+        print(f"(a)   were each process alone on a core: {bare_.own_s / ours_.busiest_s():.2f} of it")
     slowest, beside = (1000 * figures.p99_s for figures in crowd)
     print(f"(a) GET status, {CLIENTS} clients: p99 {slowest:.0f} ms, bare {beside:.0f} ms")
 
@@ -212,19 +232,20 @@ def side_by_side(ours: Web, bare: Web, requests: Sequence[bytes], seconds: float
 def figures_of(web: Web, requests: Sequence[bytes], seconds: float) -> Figures:
     """Of one turn."""
 
-    def spent() -> tuple[float, float]:
-        return busy_s(web.pid), sum(map(busy_s, children_of(web.pid)))
+    def spent() -> tuple[float, float, float, float]:
+        readers = sum(map(busy_s, children_of(web.pid)))
+        return busy_s(web.pid), readers, busy_s(web.queue) if web.queue else 0.0, time.process_time()
 
     before = spent()
     answered, p99_s = asyncio.run(rate(web.url, requests, seconds))
-    own, children = ((now - then) / (answered * seconds) for now, then in zip(spent(), before, strict=True))
-    return Figures(answered, p99_s, own, children)
+    for_one = ((now - then) / (answered * seconds) for now, then in zip(spent(), before, strict=True))
+    return Figures(answered, p99_s, *for_one)
 
 
 def batching(folder: Path, model: Path) -> None:
     """(b)"""
     scan = read_scan([Upload(half_ball(), "ball.npy")], Attachments(["[10, 0, 9]"]))
-    with queue_at(folder, model) as settings:
+    with queue_at(folder, model) as (settings, _):
         os.environ |= settings.environment()
         get_settings.cache_clear()
         tasks.completer(model.name)

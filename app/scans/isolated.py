@@ -84,19 +84,20 @@ class Child:
         )
         theirs.close()
         self.warm = False
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.answer: asyncio.Future[bytes] | None = None
 
     async def ask(self, asked: dict[str, Any], content: bytes | IO[bytes], seconds: float) -> dict[str, Any]:
         """Its answer. Raises ChildEnded."""
+        self._listen()
         try:
             if not self.warm:
                 await self._answer(START_S)
                 self.warm = True
             self._send(to_json(asked), content)
             return await self._answer(seconds)
-        except TimeoutError:
-            raise ChildEnded(f"no answer after {seconds:g} s") from None
         except (EOFError, OSError, ValueError) as error:
-            raise ChildEnded(str(error) or "it ended") from None
+            raise ChildEnded(str(error)) from None
 
     def _send(self, line: bytes, content: bytes | IO[bytes]) -> None:
         """There is room for it: none is sent before the last one was answered."""
@@ -106,15 +107,46 @@ class Child:
             socket.send_fds(self.socket, [line, b"\n"], [content.fileno()])
 
     async def _answer(self, seconds: float) -> dict[str, Any]:
-        async with asyncio.timeout(seconds):
-            message = await asyncio.get_running_loop().sock_recv(self.socket, LARGEST)
+        loop = asyncio.get_running_loop()
+        self.answer = loop.create_future()
+        give_up = loop.call_later(seconds, self._take, b"")
+        try:
+            message = await self.answer
+        finally:
+            give_up.cancel()
         if not message:
-            raise EOFError
+            raise EOFError(f"it ended, or took more than {seconds:g} s")
         answer: dict[str, Any] = from_json(message)
         return answer
 
+    def _listen(self) -> None:
+        """To be told by the event loop, once and for all: `sock_recv` would ask it anew each time."""
+        loop = asyncio.get_running_loop()
+        if loop is not self.loop:
+            self._listen_no_more()
+            loop.add_reader(self.socket, self._read)
+            self.loop = loop
+
+    def _listen_no_more(self) -> None:
+        if self.loop is not None:
+            self.loop.remove_reader(self.socket)
+
+    def _read(self) -> None:
+        try:
+            message = self.socket.recv(LARGEST)
+        except OSError:
+            message = b""
+        if not message:
+            self._listen_no_more()
+        self._take(message)
+
+    def _take(self, message: bytes) -> None:
+        if self.answer is not None and not self.answer.done():
+            self.answer.set_result(message)
+
     def end(self) -> None:
         """Kill it. Its memory may take a moment to go, which nobody waits for."""
+        self._listen_no_more()
         self.process.kill()
         self.socket.close()
         Thread(target=self.process.wait, daemon=True).start()

@@ -11,6 +11,7 @@ from app.gathered import Gathered
 
 def test_those_who_ask_while_a_batch_is_out_are_the_next_one() -> None:
     batches: list[list[int]] = []
+
     async def ask() -> list[int]:
         go_on = asyncio.Event()
 
