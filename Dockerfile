@@ -19,14 +19,18 @@ USER 1000
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/healthz', timeout=2)"]
-CMD ["uvicorn", "app.main:create_app", "--factory", "--host", "0.0.0.0", "--port", "8000"]
+# As `python -m app` starts it: who follows events keeps nobody from stopping.
+CMD ["uvicorn", "app.main:create_app", "--factory", "--host", "0.0.0.0", "--port", "8000", \
+    "--log-level", "warning", "--timeout-graceful-shutdown", "5"]
 
 FROM base AS worker
 # For an NVIDIA GPU build with --build-arg TORCH_INDEX=https://pypi.org/simple
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN python -c "import tomllib; \
       print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
-    && pip install --extra-index-url "$TORCH_INDEX" -r requirements.txt
+    # Torch from there or not at all: the one of PyPI would bring 5 GB of CUDA along.
+    && pip install --index-url "$TORCH_INDEX" "$(grep '^torch=' requirements.txt)" \
+    && pip install -r requirements.txt
 COPY app app
 COPY model model
 COPY worker worker

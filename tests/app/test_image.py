@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from app.__main__ import _children
 from app.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,6 +33,14 @@ def test_the_api_needs_nothing_that_its_image_lacks() -> None:
     hidden = f"import sys; sys.modules.update(dict.fromkeys({lacking}))"
     ended = run(f"{hidden}; import app.main, app.metrics, app.webhooks, app.scans.child")
     assert ended.returncode == 0, ended.stderr
+
+
+def test_the_api_is_started_in_its_image_as_it_is_elsewhere() -> None:
+    found = re.search(r'CMD (\["uvicorn".*?\])', DOCKERFILE.replace("\\\n", ""))
+    assert found
+    there, here = json.loads(found[1]), _children(Settings(redis_url="redis://127.0.0.1"))[-1].command
+    after_port = [command[command.index("--port") + 2 :] for command in (there, here)]
+    assert after_port[0] == after_port[1] != []
 
 
 @pytest.mark.parametrize("lives", [False, True])
