@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -61,6 +60,4 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Named)
     errors.install(app)
     app.openapi = reference.document(app)  # type: ignore[method-assign]
-    if own_process:
-        gc.freeze()  # what is here now stays: no collection needs to look at it again
     return app

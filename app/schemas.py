@@ -116,7 +116,8 @@ class Submission(CompletionOptions):
 
     def options(self) -> CompletionOptions:
         """Those of the completion alone."""
-        return CompletionOptions.model_validate(self.model_dump(include=set(CompletionOptions.model_fields)))
+        fields = CompletionOptions.model_fields
+        return CompletionOptions.model_construct(**{name: getattr(self, name) for name in fields})
 
 
 class CompletionError(BaseModel):

@@ -10,7 +10,6 @@ an open file instead. An answer is JSON.
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import resource
@@ -36,7 +35,6 @@ def main() -> None:
     memory = int(sys.argv[1])
     confine(memory)
     Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    gc.freeze()  # what is here now stays: no collection needs to look at it again
     _tell(parent, {"ready": True})
     while True:
         message, files, _, _ = socket.recv_fds(parent, LARGEST, 1)
