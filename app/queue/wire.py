@@ -86,7 +86,9 @@ class Wire:
         if self.pool.connection_class is UnixDomainSocketConnection:
             _, talk = await loop.create_unix_connection(_Talk, told["path"])
         elif self.pool.connection_class is Connection:
-            _, talk = await loop.create_connection(_Talk, told["host"], told["port"])
+            _, talk = await loop.create_connection(
+                _Talk, told.get("host", "localhost"), told.get("port", 6379)
+            )
         else:
             raise ConnectionError("there is TLS, which the client knows")
         if password := told.get("password"):
