@@ -36,7 +36,7 @@ def configure(process: str) -> None:
 class Lines(logging.Formatter):
     """A line of JSON for each record, or what people rather read.
 
-    Structlog's own way from a record to a line takes three times as long, which was a tenth of a submission.
+    With structlog's chain of processors a line takes half as long again (decision 34).
     """
 
     def __init__(self, process: str, people: bool) -> None:
