@@ -127,24 +127,24 @@ class Decoder(nn.Module):
         assert isinstance(layer, nn.Linear)
         return layer
 
-    def _split(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """The columns of a fed layer that see the code, and those that see features and point."""
+    def _columns_of_code(self, weight: Tensor) -> slice:
+        """Which columns of a fed layer see the code. Before them are features, after them the point."""
         stop = weight.shape[1] - self.spec.point_features
-        start = stop - self.spec.code_length
-        return weight[:, start:stop], torch.cat([weight[:, :start], weight[:, stop:]], dim=1)
+        return slice(stop - self.spec.code_length, stop)
 
     def fold(self, codes: Tensor) -> list[Tensor]:
         """Constants W_z·z + b of the fed layers for (S, L) codes: a list of (S, width)."""
         constants = []
         for index in self.spec.fed:
             layer = self._layer(index)
-            code_weight, _ = self._split(layer.weight)
-            constants.append(nn.functional.linear(codes, code_weight, layer.bias))
+            of_code = layer.weight[:, self._columns_of_code(layer.weight)]
+            constants.append(nn.functional.linear(codes, of_code, layer.bias))
         return constants
 
     def code_weights(self) -> list[Tensor]:
         """W_z of the fed layers, each (width, L): how the constants of `fold` move with the code."""
-        return [self._split(self._layer(index).weight)[0] for index in self.spec.fed]
+        weights = [self._layer(index).weight for index in self.spec.fed]
+        return [weight[:, self._columns_of_code(weight)] for weight in weights]
 
     def evaluate(self, constants: list[Tensor], points: Tensor, depth: float | None = None) -> Tensor:
         """Signed distances (S, N) of (S, N, 3) points.
@@ -178,7 +178,8 @@ class Decoder(nn.Module):
         if index and self.spec.given(index):
             features = torch.cat([features, encoded.to(features.dtype)], dim=-1)
         if index in self.spec.fed:
-            _, weight = self._split(layer.weight)
+            of_code = self._columns_of_code(layer.weight)
+            weight = torch.cat([layer.weight[:, : of_code.start], layer.weight[:, of_code.stop :]], dim=1)
             return _linear(features, weight) + next(fed)
         return _linear(features, layer.weight, layer.bias)
 
