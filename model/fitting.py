@@ -51,6 +51,7 @@ class Effort:
 
     screened_rows: tuple[int, int] = (60, 36)  # all hypotheses, on grids
     moved: int = 96
+    moved_if_free: int = 192  # of so many more rotations
     moved_rows: tuple[int, int] = (192, 96)  # the best of them, moved into place on grids
     moved_steps: int = 12
     per_shape: int = 3  # hypotheses of one start shape that the first round takes at most
@@ -212,7 +213,8 @@ class Fitter:
         if expected is None:
             expected = self.expected(observation, turns(pose, surface.device), pose).placements
         settings = replace(self.settings, steps=effort.moved_steps)
-        found = yield from screening(shapes, pose, few, some, surface, expected, settings, effort.moved)
+        moved = effort.moved_if_free if pose == "free" else effort.moved
+        found = yield from screening(shapes, pose, few, some, surface, expected, settings, moved)
         best = found.of(_few_of_each(found, effort.per_shape)[: effort.rounds[0].problems])
         return Starts(shapes.codes[best.origin], best.placements)
 
