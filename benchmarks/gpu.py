@@ -1,6 +1,6 @@
 """What a GPU makes of it: is it right there, how long does a completion take, how many can there be a second.
 
-Correct: the decoder, a step of Levenberg-Marquardt as it is replayed from its recording, the correction's
+Correct: the decoder, E where steps of Levenberg-Marquardt lead that are replayed, the correction's
 kernel, neighbours, distances and the extracted surface, beside the same in float64 on the CPU. Time: the
 shipped example scan completed again and again, warm, with its turn given and with it unknown; by phase, and
 how often faster than the published recipe (Adam, 800 iterations on 8,000 samples, then a dense grid) with the

@@ -92,8 +92,8 @@ class _Turned:
 
 
 @cache
-def _usual(device: torch.device) -> Tensor:
-    """What a `Guess` tells places from, (4,)."""
+def usual_place(device: torch.device) -> Tensor:
+    """What a `Guess` tells places from, (4,): log radius of the scan's box, and its centre."""
     return torch.tensor([EXPECTED_LOG_SCALE, *EXPECTED_CENTRE], device=device)
 
 
@@ -155,16 +155,14 @@ class Encoder(nn.Module):
         """For (K, 3) points and normals (NaN: unknown) of a scan, turned in T ways (T, 3, 3)."""
         picks = torch.linspace(0, len(surface) - 1, POINTS, device=surface.device).long()
         turned = _Turned(surface[picks], normals[picks].nan_to_num(0.0), rotations)
-        if surface.device.type == "cuda":
-            return recorder(self._suggested, turned, "suggested", self)
-        return self._suggested(turned)
+        return recorder(self._suggested, turned, "suggested", self)
 
     def _suggested(self, turned: _Turned) -> Suggestion:
         rotations = turned.rotations
         boxes = boxes_of(turned.points, rotations)
         points, normals = (some @ rotations.transpose(1, 2) for some in (turned.points, turned.normals))
         guess = self(normalized(points, boxes), normals)
-        log_radius, centre = (_usual(points.device) + guess.place).split([1, 3], dim=1)
+        log_radius, centre = (usual_place(points.device) + guess.place).split([1, 3], dim=1)
         scale = log_radius.exp() / boxes.radius[:, None]
         onward = about_y(guess.yaw)
         turned_on = centre - scale * (onward @ boxes.centre[..., None])[..., 0]

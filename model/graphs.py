@@ -62,6 +62,7 @@ def _copy(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
 class Recorder:
     """Calls functions, and records each when it is called the second time with arguments of one shape.
 
+    Off a GPU there is nothing to record: there they are called plainly.
     The `most` recordings that were used last are kept. They share their memory: one replays at a time.
     Tensors that were handed in must not be changed in place.
     """
@@ -75,6 +76,8 @@ class Recorder:
 
     def __call__(self, function: Callable[[A], R], argument: A, *key: object) -> R:
         """The function's result. `key` is all else that it depends on, kept alive with the recording."""
+        if _device_of(argument).type != "cuda":
+            return function(argument)
         shapes = tuple((part.shape, part.dtype, part.device) for part in leaves(argument))
         with self._lock:
             recording = self._recording((key, shapes), function, argument)

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
 from model.checkpoint import ENCODER_FILE, BadCheckpoint, Checkpoint, choose_device, load_checkpoint
-from model.encoder import POINTS, Encoder, Guess, normalized, save_encoder
-from model.placement import EXPECTED_CENTRE, EXPECTED_LOG_SCALE, Boxes, about_y, boxes_of, rotation_of
+from model.encoder import POINTS, Encoder, Guess, normalized, save_encoder, usual_place
+from model.placement import Boxes, about_y, boxes_of, rotation_of
 from model.training.compute import autocast
 from model.training.simulated import Scans, simulated
 
@@ -128,7 +128,7 @@ def shown(scans: Scans, generator: torch.Generator) -> Shown:
     boxes = boxes_of(points, torch.eye(3, device=device)[None])
     right = Boxes(boxes.low[:count], boxes.size[:count])
     centre = (about_y(yaw) @ right.centre[..., None])[..., 0]
-    usual = points.new_tensor([EXPECTED_LOG_SCALE, *EXPECTED_CENTRE])
+    usual = usual_place(points.device)
     place = torch.cat([right.radius.log()[:, None], centre], dim=1) - usual
     return Shown(normalized(points, boxes), normals, yaw, place)
 

@@ -45,6 +45,13 @@ def test_the_first_call_is_plain_for_each_shape_and_each_key() -> None:
                 assert torch.equal(part, expected)
 
 
+def test_off_a_gpu_every_call_is_plain() -> None:
+    recorder, pair, called = Recorder(), Pair(torch.rand(3), torch.rand(3)), []
+    for number in range(4):
+        recorder(lambda given, number=number: called.append(number) or given, pair, "one key")
+    assert called == [0, 1, 2, 3] and not recorder._broken
+
+
 def test_parts_of_all_kinds_and_layouts_are_copied_at_once() -> None:
     parts = [torch.rand(3, 4), torch.rand(2).double(), torch.tensor(True), torch.rand(5, 1).expand(5, 3)]
     parts += [torch.arange(4), torch.rand(4, 3).T, torch.empty(0)]

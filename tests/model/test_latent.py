@@ -318,14 +318,13 @@ def test_a_step_looks_at_no_value_so_that_it_can_be_recorded(on_grids: bool, tin
 def test_steps_that_a_gpu_replays_in_one_go_are_the_same_and_each_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """On the CPU: what is replayed there is called plainly."""
+    """On the CPU, where what would be replayed is called plainly."""
     one_by_one = ellipsoid_fit(Problems.joined(three_problems()))
     told = []
     while not one_by_one.finished:
         one_by_one.step()
         told.append(one_by_one.standing)
     monkeypatch.setattr(latent, "_waits_for_launches", lambda fields, rows: True)
-    monkeypatch.setattr(latent, "recorder", lambda function, argument, *key: function(argument))
     at_once, told_at_once = ellipsoid_fit(Problems.joined(three_problems())), []
     while not at_once.finished:
         at_once.step()
