@@ -38,13 +38,12 @@ class Field(Protocol):
 
 
 class DecodedField:
-    """f(z, ·) of one code, its part of the network computed once."""
+    """f(z, ·) of one code."""
 
     def __init__(self, decoder: Decoder, code: Tensor, lipschitz: float, bend: float | None = None) -> None:
         """`code` is (L,); `lipschitz` and `bend` come from the checkpoint's card."""
         self.decoder, self.code, self.lipschitz = decoder, code, lipschitz
         self.bend = lipschitz if bend is None else bend
-        self._constants = [constant.unsqueeze(1) for constant in decoder.fold(code.unsqueeze(0))]
 
     @property
     def device(self) -> torch.device:
@@ -54,14 +53,12 @@ class DecodedField:
     @torch.no_grad()
     def distance(self, points: Tensor) -> Tensor:
         """Signed distances (N,) of (N, 3) points."""
-        return self.decoder.evaluate(self._constants, points.unsqueeze(0)).squeeze(0)
+        return self.decoder(self.code[None], points[None])[0]
 
     def distance_and_gradient(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Signed distances (N,) and their gradients (N, 3) at (N, 3) points."""
-        return with_gradient(self._evaluate, points)
-
-    def _evaluate(self, points: Tensor) -> Tensor:
-        return self.decoder.evaluate(self._constants, points.unsqueeze(0)).squeeze(0)
+        distances, gradients = self.decoder.distance_and_normals(self.code[None], points[None])
+        return distances[0], gradients[0]
 
 
 def with_gradient(evaluate: Callable[[Tensor], Tensor], points: Tensor) -> tuple[Tensor, Tensor]:

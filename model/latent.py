@@ -26,6 +26,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from model import fused_steps
 from model.decoder import Decoder
 from model.graphs import recorder
 from model.placement import (
@@ -600,6 +601,8 @@ class LevenbergMarquardt:
 
     def _stepped(self, state: _State) -> Fits:
         """The fits after one step: of tensors alone, and the same work whatever their values are."""
+        if fused_steps.usable(state.fits.codes):
+            return self._stepped_in_few_launches(state)
         problems, now, unfinished = state.problems, state.fits, state.unfinished
         move, solved = self._solve(now.model, now.damping)
         length = now.codes.shape[1]
@@ -620,6 +623,14 @@ class LevenbergMarquardt:
             raised=torch.where(unfinished, raised, now.raised),
         )
 
+    def _stepped_in_few_launches(self, state: _State) -> Fits:
+        now = state.fits
+        here = replace(state.problems, codes=now.codes, placements=now.placements)
+        solved, promised, codes, placements = fused_steps.solved(now.model, now.damping, here)
+        model = self._linearise(replace(here, codes=codes, placements=placements))
+        new = replace(now, codes=codes, placements=placements, model=model)
+        return fused_steps.settled(now, new, solved, promised, here.steps, self.settings.tolerance)
+
     def _solve(self, model: Linearisation, damping: Tensor) -> tuple[Tensor, Tensor]:
         """Damped moves (B, D) towards the model's minimum, and whether there is one, (B,) bool."""
         diagonal = model.hessian.diagonal(dim1=1, dim2=2)
@@ -634,6 +645,8 @@ class LevenbergMarquardt:
         return -move.masked_fill(~solved[:, None], 0.0), solved
 
     def _linearise(self, problems: Problems) -> Linearisation:
+        if fused_steps.usable(problems.codes):
+            return Linearisation(*fused_steps.linearised(self.fields, problems, self.settings))
         rows, placements = problems.rows, problems.placements
         distances, jacobian, beyond = self._jacobian(problems)
         scale = placements.scale[:, None]

@@ -15,7 +15,7 @@ T = TypeVar("T")
 @cache
 def _names(kind: Any) -> tuple[str, ...]:
     """Of the fields of a dataclass, by its type; of a tensor none. Every step asks."""
-    return tuple(part.name for part in fields(kind)) if is_dataclass(kind) else ()
+    return tuple(getattr(kind, "__dataclass_fields__", ()))
 
 
 def leaves(tree: Any) -> Iterator[Tensor]:

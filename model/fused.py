@@ -1,0 +1,107 @@
+"""The decoder on a GPU in one launch of `model.kernels.decode`, its weights laid out as that wants them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from model.kernels import usable
+
+if TYPE_CHECKING:
+    from model.decoder import Decoder
+
+ROWS, COLUMNS, SHARE, STAGES, WARPS = 64, 128, 32, 3, 4
+"""Points that a program works on, outputs and inputs of a layer that it multiplies at a time, how many of these
+are on their way to it, and of how many threads (32 each) it is: of all that were tried the fastest on an H200."""
+
+PROGRAMS = 2
+"""Of them there is room for on a multiprocessor."""
+
+LARGEST = 256.0
+"""Weights are multiplied by the power of two that makes the largest about so large: what half precision leaves
+of them is then no number that it can only write down badly."""
+
+
+def fused(decoder: Decoder, device: torch.device) -> FusedDecoder | None:
+    """The decoder in one launch, where there is a kernel for it."""
+    spec = decoder.spec
+    if spec.layer_norm or spec.points_in_all or spec.depth in spec.fed or not usable(device):
+        return None
+    return FusedDecoder(decoder)
+
+
+class FusedDecoder:
+    """A frozen decoder's layers, as `kernels.decode` reads them."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        spec, last = decoder.spec, decoder.last
+        self.octaves, self.tanh, depth = spec.octaves, spec.tanh, spec.depth
+        self.length, self.fed = spec.code_length, sum(1 << layer for layer in spec.fed)
+        width, encoded = _power(spec.width), _power(spec.point_features)
+        weights = last.weight.new_zeros(depth, width + encoded, width)
+        of_code = last.weight.new_zeros(depth, width, spec.code_length)
+        bias = last.weight.new_zeros(depth, width)
+        for layer, linear in enumerate(decoder.hidden):
+            matrix, own = linear.weight, bias[layer, : len(linear.bias)]
+            before = matrix.shape[1] - spec.given(layer)
+            weights[layer, :before, : len(own)] = matrix[:, :before].T
+            own.copy_(linear.bias)
+            if layer in spec.fed:
+                point = matrix.shape[1] - spec.point_features
+                place = slice(width, width + spec.point_features)
+                weights[layer, place, : len(own)] = matrix[:, point:].T
+                of_code[layer, : len(own)] = matrix[:, before:point]
+        self.scale = 2.0 ** int((LARGEST / weights.abs().max().clamp(min=1e-9)).log2())
+        self.high = (self.scale * weights).half()
+        self.low = (self.scale * weights - self.high.float()).half()
+        short = _power(spec.code_length) - spec.code_length
+        self.of_code = torch.nn.functional.pad(of_code.mT, (0, 0, 0, short)).half().contiguous()
+        self.by_code, self.bias = of_code.flatten(0, 1).T.contiguous(), bias.flatten()
+        self.last = torch.nn.functional.pad(last.weight[0], (0, width - spec.width))
+        self.last = torch.cat([self.last, last.bias])
+
+    def __call__(
+        self, codes: Tensor, points: Tensor, sloped: bool = False, coded: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Signed distances (S, N) for (S, L) codes and (S, N, 3) points.
+
+        And their gradients in the point (S, N, 3), if they are to be `sloped`, and in the code (S, N, L), if
+        they are to be `coded` as well.
+        """
+        from model.kernels.decode import decode  # noqa: PLC0415 — Triton is where torch has CUDA, nowhere else
+
+        constants = torch.addmm(self.bias, codes, self.by_code)
+        points = points.contiguous()
+        count, depth, inputs, width = points[..., 0].numel(), *self.high.shape
+        blocks = min(-(-count // ROWS), PROGRAMS * _processors(points.device))
+        slots = depth + 1 if sloped else 2
+        scratch = [blocks * slots * ROWS * inputs, blocks * 2 * ROWS * inputs, blocks * depth * ROWS * width]
+        distances = points.new_empty(points.shape[:-1])
+        by_point = points.new_empty(points.shape if sloped else 0)
+        by_code = points.new_empty((*points.shape[:-1], self.length) if coded else 0)
+        if count:
+            decode[(blocks,)](
+                points, constants, self.high, self.low, self.of_code, self.last,
+                *(self.high.new_empty(size) for size in scratch), distances, by_point, by_code,
+                count, points.shape[-2], self.fed, 1 / self.scale, OCTAVES=self.octaves, TANH=self.tanh,
+                DEPTH=depth, WIDTH=width, ENCODED=inputs - width, CODE=self.of_code.shape[1], LENGTH=self.length,
+                SLOTS=slots, ROWS=ROWS, COLUMNS=min(COLUMNS, width), SHARE=SHARE, SLOPED=sloped, CODED=coded,
+                STAGES=STAGES, num_warps=WARPS,
+            )  # fmt: skip
+        return distances, by_point, by_code
+
+
+@cache
+def _processors(device: torch.device) -> int:
+    """How many multiprocessors a GPU has."""
+    if device.type != "cuda":
+        return 1
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def _power(size: int) -> int:
+    """The least power of two that is not below, and that `SHARE` divides."""
+    return max(SHARE, 1 << (size - 1).bit_length())

@@ -1,0 +1,31 @@
+"""Kernels for a GPU, in Triton, and whether they can be had. Only what calls one imports it, where they can."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+LEAST_CAPABILITY = (8, 0)
+"""Of NVIDIA's GPUs those from Ampere on: older ones have not the shared memory that the kernels take."""
+
+
+@cache
+def usable(device: torch.device) -> bool:
+    """Whether kernels run on a device: Triton is there, with a C compiler, and the smallest one has run."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < LEAST_CAPABILITY:
+        return False
+    try:
+        from model.kernels.step import place  # noqa: PLC0415
+
+        one = torch.zeros(9, device=device)
+        with torch.cuda.device(device):
+            place[(1, 1)](one, one, one, one, one, torch.empty_like(one), 1, ROWS=16)
+            torch.cuda.synchronize()
+    except Exception as error:  # noqa: BLE001 — compilers of several kinds fail, each in its own way
+        logger.warning("no kernel can be compiled, so completions take longer: %s", error)
+        return False
+    return True
