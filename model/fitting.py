@@ -6,7 +6,7 @@ Each way to fit comes twice: `fitting` pauses at every step (see `model.batch`),
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -22,6 +22,7 @@ from model.latent import Adam, CodePrior, FitSettings, LevenbergMarquardt, Probl
 from model.observation import Observation, RowWeights, rows_of
 from model.placement import ExpectedPlacements, Placements, by_outline
 from model.starts import Hypotheses, StartShapes, grids_of, screening, turns
+from model.trees import mapped
 
 Tell = Callable[[int, int, float | None], None]
 """Called after every step with its number, how many there are at most, and the best residual."""
@@ -245,14 +246,17 @@ class Fitter:
         With a `prior` the code is held to that, whatever is expected of the scan.
         """
         trace: list[Step] = []
+        coming = self._rows_of_rounds(observation, seed)
+        rows = next(coming)
         for number, one in enumerate(self.effort.rounds, start=1):
             starts = starts.of(torch.arange(min(one.problems, len(starts.codes))))
             settings = replace(self.settings, steps=one.steps)
-            rows = self.rows(observation, one.rows, seed + number)
             expected = self.expected(observation, starts.placements.rotation, pose)
             held, places = prior or expected.prior, expected.placements
             problems = Problems.start(rows, starts.codes, held, starts.placements, pose, settings, places)
             solver = LevenbergMarquardt(self.checkpoint.decoder, problems, settings)
+            yield solver
+            rows = next(coming, rows)  # while a GPU is at work
             yield from self._round(solver, number, trace, tell)
             best = solver.cost.argsort()
             starts = Starts(solver.codes[best], solver.placements.of(best))
@@ -262,12 +266,19 @@ class Fitter:
 
     fit_starts = to_the_end(fitting_starts)
 
+    def _rows_of_rounds(self, observation: Observation, seed: int) -> Iterator[Rows]:
+        for number, one in enumerate(self.effort.rounds, start=1):
+            yield self.rows(observation, one.rows, seed + number)
+
     def _round(self, solver: LevenbergMarquardt, number: int, trace: list[Step], tell: Tell) -> Steps[None]:
-        while not solver.finished:
-            yield solver
+        """On from the first step."""
+        while True:
             for best in solver.standings:
                 trace.append(Step(number, best.objective, best.residual, best.unfinished))
                 tell(len(trace), self.effort.steps, best.residual)
+            if solver.finished:
+                break
+            yield solver
 
     def fitting_adam(
         self,
@@ -312,13 +323,14 @@ def _shown(look: Look | None, code: Tensor, placements: Placements) -> Steps[Non
 
 def _fit_of(solver: LevenbergMarquardt, chosen: int, trace: list[Step]) -> Fit:
     """The fit whose winner is the problem numbered `chosen`; the others follow, lowest objective first."""
-    others = solver.cost.argsort()
-    order = torch.cat([others.new_tensor([chosen]), others[others != chosen]])
+    costs, residuals = torch.stack([solver.cost, solver.residual]).tolist()
+    numbers = sorted(range(len(costs)), key=lambda number: (number != chosen, costs[number]))
+    order = torch.tensor(numbers, device=solver.cost.device)
     ends = Ends(solver.codes[order], solver.placements.of(order), solver.cost[order])
-    numbers = zip(solver.cost[order].tolist(), solver.residual[order].tolist(), strict=True)
+    placements = mapped(Tensor.cpu, ends.placements)
     best, *runners_up = [
-        Candidate(ends.codes[i], ends.placements.similarity(i), objective, residual)
-        for i, (objective, residual) in enumerate(numbers)
+        Candidate(ends.codes[i], placements.similarity(i), costs[number], residuals[number])
+        for i, number in enumerate(numbers)
     ]
     problem = solver.problems.of(order[:1])
     return Fit(best, runners_up, ends, problem, solver.hessian[chosen], len(trace), trace)

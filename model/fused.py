@@ -71,7 +71,7 @@ class FusedDecoder:
         And their gradients in the point (S, N, 3), if they are to be `sloped`, and in the code (S, N, L), if
         they are to be `coded` as well.
         """
-        from model.kernels.decode import decode  # noqa: PLC0415 — Triton is where torch has CUDA, nowhere else
+        from model.kernels.decode import decode
 
         constants = torch.addmm(self.bias, codes, self.by_code)
         points = points.contiguous()

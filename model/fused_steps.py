@@ -35,7 +35,7 @@ def usable(codes: Tensor) -> bool:
 
 def linearised(fields: CodedFields, problems: Problems, settings: FitSettings) -> tuple[Tensor, ...]:
     """What a `Linearisation` is made of: E, its gradient and Hessian, and the mean residual."""
-    from model.kernels import step  # noqa: PLC0415 — Triton is where torch has CUDA, and nowhere else
+    from model.kernels import step
 
     rows, placements, expected = problems.rows, problems.placements, problems.expected
     count, each = rows.weights.shape
@@ -68,15 +68,21 @@ def linearised(fields: CodedFields, problems: Problems, settings: FitSettings) -
     return cost, gradient, hessian, residual
 
 
-def solved(model: Linearisation, damping: Tensor, problems: Problems) -> tuple[Tensor, Tensor, Tensor, Placements]:
+def solved(
+    model: Linearisation, damping: Tensor, problems: Problems
+) -> tuple[Tensor, Tensor, Tensor, Placements]:
     """Whether there is a damped step (B,), what it promises (B,), and the codes and placements it leads to."""
-    from model.kernels import step  # noqa: PLC0415
+    from model.kernels import step
 
     codes, placements = problems.codes.contiguous(), problems.placements
     count, length = codes.shape
     edge = _rounded(length + 7) + BLOCK
     there = Placements(*(torch.empty_like(part) for part in _parts(placements)))
-    moved, works, promised = torch.empty_like(codes), codes.new_empty(count, dtype=torch.int8), codes.new_empty(count)
+    moved, works, promised = (
+        torch.empty_like(codes),
+        codes.new_empty(count, dtype=torch.int8),
+        codes.new_empty(count),
+    )
     step.solve[(count,)](
         model.hessian, model.gradient, damping, codes, *_parts(placements), problems.freedom.contiguous(),
         codes.new_empty(count, edge, edge), codes.new_empty(count, edge, BLOCK), torch.empty_like(model.gradient),
@@ -85,12 +91,10 @@ def solved(model: Linearisation, damping: Tensor, problems: Problems) -> tuple[T
     return works, promised, moved, there
 
 
-def settled(
-    now: Fits, new: Fits, works: Tensor, promised: Tensor, steps: Tensor, tolerance: float
-) -> Fits:
+def settled(now: Fits, new: Fits, works: Tensor, promised: Tensor, steps: Tensor, tolerance: float) -> Fits:
     """The fits after a step that led to `new`, where it lowered E."""
-    from model.kernels import step  # noqa: PLC0415
-    from model.trees import mapped  # noqa: PLC0415
+    from model.kernels import step
+    from model.trees import mapped
 
     after = mapped(torch.empty_like, now)
     count, size = now.model.gradient.shape

@@ -399,9 +399,15 @@ def rows_of(
         if len(points):
             some = points[_pick(points, counts[1] // 2, rng)]
             parts.append(_part(kind, some, None, 0.0, np.inf, weight))
-    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    tensors = [torch.from_numpy(column)[None].to(device) for column in columns]
-    return Rows(*tensors)
+    return _on_device([np.concatenate(column) for column in zip(*parts, strict=True)], device)
+
+
+def _on_device(columns: Sequence[NDArray[np.float32]], device: torch.device) -> Rows:
+    """Rows of their columns, which are brought to the device together."""
+    flat = torch.from_numpy(np.concatenate([column.ravel() for column in columns])).to(device)
+    shaped = zip(flat.split([column.size for column in columns]), columns, strict=True)
+    *numbers, only_in_ball, kind = (part.view(1, *column.shape) for part, column in shaped)
+    return Rows(*numbers, only_in_ball.bool(), kind.to(torch.int8))
 
 
 def _pick(points: Array, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -410,7 +416,7 @@ def _pick(points: Array, count: int, rng: np.random.Generator) -> NDArray[np.int
 
 def _part(
     kind: int, points: Array, offsets: Array | None, lower: float, upper: float, weight: float
-) -> tuple[NDArray[np.float32] | NDArray[np.bool_] | NDArray[np.int8], ...]:
+) -> tuple[NDArray[np.float32], ...]:
     count = len(points)
     return (
         points.astype(np.float32),
@@ -418,6 +424,6 @@ def _part(
         np.full(count, lower, np.float32),
         np.full(count, upper, np.float32),
         np.full(count, weight / count, np.float32),
-        np.full(count, kind in (FREE, BACKGROUND)),
-        np.full(count, kind, np.int8),
+        np.full(count, kind in (FREE, BACKGROUND), np.float32),
+        np.full(count, kind, np.float32),
     )

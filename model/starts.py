@@ -16,6 +16,7 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
+from model import fused_grids, kernels
 from model.batch import Steps
 from model.decoder import Decoder
 from model.field import at_a_time
@@ -28,6 +29,9 @@ HALF_WIDTH = 1.04
 
 FARTHEST = 0.5
 """Distances are clamped here: how wrong a start is beyond it says nothing."""
+
+UNIT = FARTHEST / 127
+"""Of the values of grids, a byte each."""
 
 SCALE_SHARES = (1.2, 1.1, 1.0, 0.9)
 """Scales tried for each start: shares of the largest at which the scan fits its bounding box. Above 1
@@ -76,6 +80,9 @@ class StartShapes:
 
     def distance_and_gradients(self, codes: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Signed distances (B, K), zeros (B, K, 1) for the code, and gradients in the point (B, K, 3)."""
+        if kernels.usable(points.device):
+            values, by_point = fused_grids.looked_up(self.grids, codes, points, HALF_WIDTH, UNIT)
+            return values, torch.zeros_like(values)[..., None], by_point
         values, share = self._corners(codes, points)
         slopes: list[Tensor] = []
         for axis in range(3):
@@ -94,7 +101,7 @@ class StartShapes:
         corner = torch.arange(8, device=points.device)
         near = _number(corner // 4, corner // 2 % 2, corner % 2, size)
         first = codes.long() * size**3 + _number(cell[..., 0], cell[..., 1], cell[..., 2], size)
-        values = self.grids.flatten()[first[..., None] + near].float() * (FARTHEST / 127)
+        values = self.grids.flatten()[first[..., None] + near].float() * UNIT
         return values.unflatten(-1, (2, 2, 2)), where - cell
 
 
@@ -230,6 +237,8 @@ def _costs(
     starts: StartShapes, rows: Rows, tried: Hypotheses, expected: ExpectedPlacements, settings: FitSettings
 ) -> Steps[Tensor]:
     device, costs = rows.points.device, []
+    if kernels.usable(device):
+        return fused_grids.judged(starts.grids, rows, tried, expected, settings, HALF_WIDTH, UNIT)
     together = max(1, at_a_time(device, *LOOKUPS) // (8 * len(rows)))
     for part in torch.arange(len(tried), device=device).split(together):
         problems = _problems(rows, tried.of(part), "known", settings, expected)

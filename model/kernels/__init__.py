@@ -19,13 +19,13 @@ def usable(device: torch.device) -> bool:
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < LEAST_CAPABILITY:
         return False
     try:
-        from model.kernels.step import place  # noqa: PLC0415
+        from model.kernels.step import place
 
         one = torch.zeros(9, device=device)
         with torch.cuda.device(device):
             place[(1, 1)](one, one, one, one, one, torch.empty_like(one), 1, ROWS=16)
             torch.cuda.synchronize()
-    except Exception as error:  # noqa: BLE001 — compilers of several kinds fail, each in its own way
+    except Exception as error:
         logger.warning("no kernel can be compiled, so completions take longer: %s", error)
         return False
     return True

@@ -111,7 +111,21 @@ def decode(
         tl.store(distances + number, distance, mask=number < count)
 
         if SLOPED:
-            _backwards(high, last, features, slopes, steep, scale, DEPTH, WIDTH, ENCODED, ROWS, COLUMNS, SHARE, STAGES)
+            _backwards(
+                high,
+                last,
+                features,
+                slopes,
+                steep,
+                scale,
+                DEPTH,
+                WIDTH,
+                ENCODED,
+                ROWS,
+                COLUMNS,
+                SHARE,
+                STAGES,
+            )
             by_encoded = _times(slopes, high, fed, WIDTH, DEPTH, WIDTH, inputs, ENCODED, ROWS, SHARE, STAGES)
             by_encoded *= scale * _slope_of_encoded(points, number, count, OCTAVES, ENCODED)
             axis = _axis(OCTAVES, ENCODED)

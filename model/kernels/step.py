@@ -9,6 +9,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from model.kernels.placement import misfit, placed, placement_cost, turn_since
+
 BLOCK = tl.constexpr(16)
 """Columns that are factorised at a time, and rows of a Hessian that a program works on."""
 
@@ -18,40 +20,13 @@ def place(points, offsets, log_scale, rotation, translation, inside, each, ROWS:
     """Where rows lie in the unit ball, or nearest to them on it: `inside` (B, K, 3)."""
     problem, row = tl.program_id(0), tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     exists, at = row < each, (problem * each + row) * 3
-    _, _, _, _, _, _, x, y, z, radius = _placed(
+    _, _, _, _, _, _, x, y, z, radius = placed(
         points, offsets, log_scale, rotation, translation, problem, at, exists
     )
     nearer = 1 / tl.maximum(radius, 1.0)
     tl.store(inside + at, x * nearer, mask=exists)
     tl.store(inside + at + 1, y * nearer, mask=exists)
     tl.store(inside + at + 2, z * nearer, mask=exists)
-
-
-@triton.jit
-def _placed(points, offsets, log_scale, rotation, translation, problem, at, exists):
-    """Of rows: s·R·p, the turned offset, the canonical point, and how far it is from the origin."""
-    scale = tl.exp(tl.load(log_scale + problem))
-    x, y, z = _turned(points, rotation, problem, at, exists)
-    sx, sy, sz = scale * x, scale * y, scale * z
-    ox, oy, oz = _turned(offsets, rotation, problem, at, exists)
-    translation += problem * 3
-    px = sx + tl.load(translation) + ox
-    py = sy + tl.load(translation + 1) + oy
-    pz = sz + tl.load(translation + 2) + oz
-    return sx, sy, sz, ox, oy, oz, px, py, pz, tl.sqrt(px * px + py * py + pz * pz)
-
-
-@triton.jit
-def _turned(vectors, rotation, problem, at, exists):
-    r = rotation + problem * 9
-    x = tl.load(vectors + at, mask=exists, other=0.0)
-    y = tl.load(vectors + at + 1, mask=exists, other=0.0)
-    z = tl.load(vectors + at + 2, mask=exists, other=0.0)
-    return (
-        tl.load(r) * x + tl.load(r + 1) * y + tl.load(r + 2) * z,
-        tl.load(r + 3) * x + tl.load(r + 4) * y + tl.load(r + 5) * z,
-        tl.load(r + 6) * x + tl.load(r + 7) * y + tl.load(r + 8) * z,
-    )
 
 
 @triton.jit
@@ -82,19 +57,23 @@ def weigh(
     """Residuals of rows, and their derivatives by code and move; see `model.latent.LevenbergMarquardt`."""
     problem, row = tl.program_id(0), tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     exists, number = row < each, problem * each + row
-    sx, sy, sz, ox, oy, oz, x, y, z, radius = _placed(
+    sx, sy, sz, ox, oy, oz, x, y, z, radius = placed(
         points, offsets, log_scale, rotation, translation, problem, number * 3, exists
     )
     beyond = tl.maximum(radius - 1, 0.0)
     unit = tl.exp(-tl.load(log_scale + problem))
     found = tl.load(distances + number, mask=exists, other=0.0) + beyond
-    low, high = tl.load(lower + number, mask=exists, other=0.0), tl.load(upper + number, mask=exists, other=0.0)
-    residual = (found - tl.maximum(tl.minimum(found, high), low)) * unit
-    weight = tl.load(weights + number, mask=exists, other=0.0)
-    silent = tl.load(only_in_ball + number, mask=exists, other=0) & (beyond > 0)
-    weight = tl.where(silent, 0.0, weight)
+    residual, weight, loss = misfit(
+        found,
+        tl.load(lower + number, mask=exists, other=0.0),
+        tl.load(upper + number, mask=exists, other=0.0),
+        tl.load(weights + number, mask=exists, other=0.0),
+        tl.load(only_in_ball + number, mask=exists, other=0),
+        beyond,
+        unit,
+        tl.load(huber + problem),
+    )
     bound, size = tl.load(huber + problem), tl.abs(residual)
-    loss = tl.where(size <= bound, 0.5 * size * size, bound * (size - 0.5 * bound))
     block, blocks = tl.program_id(1), tl.num_programs(1)
     tl.store(sums + (problem * 3 + 0) * blocks + block, tl.sum(weight * loss))
     tl.store(sums + (problem * 3 + 1) * blocks + block, tl.sum(weight * size))
@@ -183,17 +162,20 @@ def assemble(
     x_off = tl.load(at) - tl.load(expected)
     y_off = tl.load(at + 1) - tl.load(expected + 1)
     z_off = tl.load(at + 2) - tl.load(expected + 2)
-    turn_x, turn_y, turn_z = _turn_since(rotation + problem * 9, expected_rotation + problem * 9)
+    turn_x, turn_y, turn_z = turn_since(rotation + problem * 9, expected_rotation + problem * 9)
     std, free = deviation + problem * 4, freedom + problem * 7
-    scale_stiff, x_stiff = 1 / _square(tl.load(std)), 1 / _square(tl.load(std + 1))
-    y_stiff, z_stiff = 1 / _square(tl.load(std + 2)), 1 / _square(tl.load(std + 3))
+    scale_std, x_std, y_std, z_std = tl.load(std), tl.load(std + 1), tl.load(std + 2), tl.load(std + 3)
+    scale_stiff, x_stiff = 1 / (scale_std * scale_std), 1 / (x_std * x_std)
+    y_stiff, z_stiff = 1 / (y_std * y_std), 1 / (z_std * z_std)
     off = scale_off * scale_off * scale_stiff + x_off * x_off * x_stiff
     off = (off + y_off * y_off * y_stiff + z_off * z_off * z_stiff) / placement_tail
     place_stiff = 2 * placement_weight / (1 + off)
     part = row - LENGTH
     moved = tl.where(part == 0, scale_off, tl.where(part == 1, x_off, tl.where(part == 2, y_off, z_off)))
     turned = tl.where(part == 4, turn_x, tl.where(part == 5, turn_y, turn_z))
-    by_place = tl.where(part == 0, scale_stiff, tl.where(part == 1, x_stiff, tl.where(part == 2, y_stiff, z_stiff)))
+    by_place = tl.where(
+        part == 0, scale_stiff, tl.where(part == 1, x_stiff, tl.where(part == 2, y_stiff, z_stiff))
+    )
     of_move = (part >= 0) & (part < 7)
     stiffness = tl.where(part < 4, by_place * place_stiff, 2 * turn_weight)
     stiffness *= tl.load(free + part, mask=of_move, other=0.0)
@@ -208,14 +190,15 @@ def assemble(
         for other in range(0, LENGTH, BLOCK):
             line = other + tl.arange(0, BLOCK)[:, None]
             there = (line < LENGTH) & (column < LENGTH)
-            some = tl.load(precision + problem * LENGTH * LENGTH + (line * LENGTH + column), mask=there, other=0.0)
+            some = tl.load(
+                precision + problem * LENGTH * LENGTH + (line * LENGTH + column), mask=there, other=0.0
+            )
             ends = _off(codes, mean, problem, line, LENGTH)
             distance += tl.sum(tl.sum(some * away, axis=1, keep_dims=True) * ends)
         loss = _sum_of(sums + (problem * 3 + 0) * blocks, blocks)
         weight = tl.maximum(_sum_of(sums + (problem * 3 + 2) * blocks, blocks), 1e-12)
-        whole = loss + code_weight * distance + placement_weight * placement_tail * tl.log(1 + off)
-        whole += turn_weight * (turn_x * turn_x + turn_y * turn_y + turn_z * turn_z)
-        tl.store(cost + problem, whole)
+        of_place = placement_cost(off, placement_weight, placement_tail, turn_x, turn_y, turn_z, turn_weight)
+        tl.store(cost + problem, loss + code_weight * distance + of_place)
         tl.store(mean_residual + problem, _sum_of(sums + (problem * 3 + 1) * blocks, blocks) / weight)
 
 
@@ -228,11 +211,6 @@ def _off(codes, mean, problem, part, LENGTH: tl.constexpr):
 
 
 @triton.jit
-def _square(x):
-    return x * x
-
-
-@triton.jit
 def _sum_of(values, count):
     """Of so many numbers."""
     part = tl.arange(0, 64)
@@ -240,43 +218,6 @@ def _sum_of(values, count):
     for first in range(0, count, 64):
         total += tl.load(values + first + part, mask=first + part < count, other=0.0)
     return tl.sum(total)
-
-
-@triton.jit
-def _turn_since(rotation, start):
-    """The rotation vector from one rotation to another, as `model.placement.vector_of` finds it."""
-    a, b, c = tl.load(start), tl.load(start + 1), tl.load(start + 2)
-    d, e, f = tl.load(start + 3), tl.load(start + 4), tl.load(start + 5)
-    g, h, i = tl.load(start + 6), tl.load(start + 7), tl.load(start + 8)
-    p, q, r = tl.load(rotation), tl.load(rotation + 1), tl.load(rotation + 2)
-    s, t, u = tl.load(rotation + 3), tl.load(rotation + 4), tl.load(rotation + 5)
-    v, w, x = tl.load(rotation + 6), tl.load(rotation + 7), tl.load(rotation + 8)
-    about_x = (v * d + w * e + x * f) - (s * g + t * h + u * i)  # twice the sine, along the axis
-    about_y = (p * g + q * h + r * i) - (v * a + w * b + x * c)
-    about_z = (s * a + t * b + u * c) - (p * d + q * e + r * f)
-    trace = (p * a + q * b + r * c) + (s * d + t * e + u * f) + (v * g + w * h + x * i)
-    cosine = tl.minimum(tl.maximum((trace - 1) / 2, -1.0), 1.0)
-    sine = tl.sqrt(about_x * about_x + about_y * about_y + about_z * about_z) / 2
-    share = tl.where(sine > 1e-6, _angle(sine, cosine) / tl.maximum(sine, 1e-6), 1.0) / 2
-    return about_x * share, about_y * share, about_z * share
-
-
-@triton.jit
-def _angle(sine, cosine):
-    """Between 0 and pi, of a sine that is not negative: Abramowitz and Stegun 4.4.49."""
-    least, most = tl.minimum(sine, tl.abs(cosine)), tl.maximum(sine, tl.abs(cosine))
-    t = least / tl.maximum(most, 1e-30)
-    s = t * t
-    series = -0.0161657367 + s * 0.0028662257
-    series = 0.0429096138 + s * series
-    series = -0.0752896400 + s * series
-    series = 0.1065626393 + s * series
-    series = -0.1420889944 + s * series
-    series = 0.1999355085 + s * series
-    series = -0.3333314528 + s * series
-    angle = t * (1 + s * series)
-    angle = tl.where(sine > tl.abs(cosine), 1.5707963267948966 - angle, angle)
-    return tl.where(cosine < 0, 3.141592653589793 - angle, angle)
 
 
 @triton.jit
@@ -390,7 +331,9 @@ def _inverse_factor(block, i, k):
 
 
 @triton.jit
-def _moved(move, freedom, log_scale, rotation, translation, new_log_scale, new_rotation, new_translation, taken):
+def _moved(
+    move, freedom, log_scale, rotation, translation, new_log_scale, new_rotation, new_translation, taken
+):
     """A placement after a move, as `model.placement.Placements.moved` finds it."""
     move_scale = taken * tl.load(move) * tl.load(freedom)
     tl.store(new_log_scale, tl.load(log_scale) + move_scale)

@@ -1,0 +1,59 @@
+"""Grids of signed distances on a GPU in one launch of `model.kernels.grids`, for `model.starts`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from model.latent import FitSettings, Rows
+    from model.placement import ExpectedPlacements
+    from model.starts import Hypotheses
+
+ROWS = 128
+"""Points that a program works on."""
+
+
+def looked_up(
+    grids: Tensor, numbers: Tensor, points: Tensor, half_width: float, unit: float
+) -> tuple[Tensor, Tensor]:
+    """Signed distances (B, K) and their gradients (B, K, 3) at (B, K, 3) points, in the grids numbered (B,)."""
+    from model.kernels.grids import look_up
+
+    count, each = points.shape[:2]
+    points = points.contiguous()
+    distances, by_point = points.new_empty(count, each), torch.empty_like(points)
+    look_up[(count, -(-each // ROWS))](
+        grids, numbers.contiguous(), points, distances, by_point, each, half_width, unit,
+        SIDE=grids.shape[1], ROWS=ROWS,
+    )  # fmt: skip
+    return distances, by_point
+
+
+def judged(
+    grids: Tensor,
+    rows: Rows,
+    tried: Hypotheses,
+    expected: ExpectedPlacements,
+    settings: FitSettings,
+    half_width: float,
+    unit: float,
+) -> Tensor:
+    """E (H,) of hypotheses on rows of one problem; of T turns each has its `expected` placement."""
+    from model.kernels.grids import judge
+
+    cost = torch.empty_like(tried.placements.log_scale)
+    numbers = (
+        tried.origin, tried.turn, rows.points, rows.offsets, rows.lower, rows.upper, rows.weights,
+        rows.only_in_ball, tried.placements.log_scale, tried.placements.rotation, tried.placements.translation,
+        expected.placements.log_scale, expected.placements.rotation, expected.placements.translation,
+        expected.deviation,
+    )  # fmt: skip
+    judge[(len(cost),)](
+        grids, *(part.contiguous() for part in numbers), cost, len(rows), half_width, unit, settings.huber,
+        settings.placement_weight, settings.placement_tail, settings.prior_weight / settings.rotation_std**2,
+        SIDE=grids.shape[1], ROWS=ROWS,
+    )  # fmt: skip
+    return cost
