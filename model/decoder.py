@@ -125,7 +125,8 @@ class Decoder(nn.Module):
         # Distances begin near zero: where all are beyond the clamping distance, nothing can be learnt.
         nn.init.zeros_(self.last.bias)
 
-    def _layer(self, index: int) -> nn.Linear:
+    def layer(self, index: int) -> nn.Linear:
+        """The layer of that number; the last is number `depth`."""
         layer = self.last if index == self.spec.depth else self.hidden[index]
         assert isinstance(layer, nn.Linear)
         return layer
@@ -139,14 +140,14 @@ class Decoder(nn.Module):
         """Constants W_z·z + b of the fed layers for (S, L) codes: a list of (S, width)."""
         constants = []
         for index in self.spec.fed:
-            layer = self._layer(index)
+            layer = self.layer(index)
             of_code = layer.weight[:, self._columns_of_code(layer.weight)]
             constants.append(nn.functional.linear(codes, of_code, layer.bias))
         return constants
 
     def code_weights(self) -> list[Tensor]:
         """W_z of the fed layers, each (width, L): how the constants of `fold` move with the code."""
-        weights = [self._layer(index).weight for index in self.spec.fed]
+        weights = [self.layer(index).weight for index in self.spec.fed]
         return [weight[:, self._columns_of_code(weight)] for weight in weights]
 
     def evaluate(self, constants: list[Tensor], points: Tensor, depth: float | None = None) -> Tensor:
@@ -177,7 +178,7 @@ class Decoder(nn.Module):
 
     def _pass(self, index: int, features: Tensor, encoded: Tensor, fed: Iterator[Tensor]) -> Tensor:
         """What a layer makes of the features before it and of what it is given."""
-        layer = self._layer(index)
+        layer = self.layer(index)
         if index and self.spec.given(index):
             features = torch.cat([features, encoded.to(features.dtype)], dim=-1)
         if index in self.spec.fed:

@@ -53,7 +53,8 @@ class DecodedField:
     @torch.no_grad()
     def distance(self, points: Tensor) -> Tensor:
         """Signed distances (N,) of (N, 3) points."""
-        return self.decoder(self.code[None], points[None])[0]
+        distances: Tensor = self.decoder(self.code[None], points[None])
+        return distances[0]
 
     def distance_and_gradient(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Signed distances (N,) and their gradients (N, 3) at (N, 3) points."""

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from model.batch import Steps, aside, to_the_end
 from model.checkpoint import Checkpoint
 from model.consensus import central
+from model.encoder import Suggestion
 from model.frame import Similarity
 from model.latent import Adam, CodePrior, FitSettings, LevenbergMarquardt, Problems, Rows
 from model.observation import Observation, RowWeights, rows_of
 from model.placement import ExpectedPlacements, Placements, by_outline
 from model.starts import Hypotheses, StartShapes, grids_of, screening, turns
+from model.streams import brought
 from model.trees import mapped
 
 Tell = Callable[[int, int, float | None], None]
@@ -76,7 +78,7 @@ class Starts:
     codes: Tensor  # (B, L)
     placements: Placements
 
-    def of(self, picks: Tensor) -> Starts:
+    def of(self, picks: Tensor | slice) -> Starts:
         """The given ones."""
         return Starts(self.codes[picks], self.placements.of(picks))
 
@@ -93,7 +95,11 @@ class Expected:
 
     prior: CodePrior  # of each
     placements: ExpectedPlacements  # of each
-    starts: Starts  # that the encoder names, the likeliest turn first
+    suggestion: Suggestion | None  # of the encoder, if it was asked
+
+    def starts(self, count: int) -> list[Starts]:
+        """What the encoder names in its likeliest turns, so many, the likeliest first."""
+        return [] if self.suggestion is None else [Starts(*self.suggestion.best(count))]
 
 
 @dataclass(frozen=True)
@@ -146,19 +152,21 @@ class Fitter:
     ) -> None:
         self.checkpoint, self.settings = checkpoint, settings
         self.weights, self.effort = weights, effort
+        self._brought: WeakKeyDictionary[Observation, tuple[Tensor, Tensor]] = WeakKeyDictionary()
 
     def rows(self, observation: Observation, counts: tuple[int, int], seed: int) -> Rows:
         """Random rows of an observation, on the checkpoint's device."""
         checkpoint = self.checkpoint
         return rows_of(observation, counts, checkpoint.skin, self.weights, checkpoint.device, seed)
 
-    def _surface(self, observation: Observation) -> Tensor:
-        """The observed points (K, 3), on the checkpoint's device."""
-        return _on(self.checkpoint.device, observation.surface)
-
-    def _normals(self, observation: Observation) -> Tensor:
-        """Their normals (K, 3), NaN where the sides cannot be told."""
-        return _on(self.checkpoint.device, observation.normals)
+    def _seen(self, observation: Observation) -> tuple[Tensor, Tensor]:
+        """The observed points and their normals (K, 3), on the checkpoint's device: brought there once."""
+        if observation not in self._brought:
+            self._brought[observation] = (
+                brought(observation.surface.astype(np.float32), self.checkpoint.device),
+                brought(observation.normals.astype(np.float32), self.checkpoint.device),
+            )
+        return self._brought[observation]
 
     def fitting(
         self,
@@ -173,7 +181,7 @@ class Fitter:
         expected = self.expected(observation, turns(pose, self.checkpoint.device), pose)
         shapes, places = self.start_shapes(start), expected.placements
         screened = yield from self.screening(observation, pose, seed, shapes, places)
-        starts = Starts.joined([expected.starts, screened])
+        starts = Starts.joined([*expected.starts(self.effort.suggested), screened])
         tell(0, self.effort.steps, None)
         yield from _shown(look, starts.codes[0], starts.placements)
         return (yield from self.fitting_starts(observation, starts, pose, seed + 2, tell, look))
@@ -210,7 +218,7 @@ class Fitter:
         effort = self.effort
         few = self.rows(observation, effort.screened_rows, seed)
         some = self.rows(observation, effort.moved_rows, seed + 1)
-        surface = self._surface(observation)
+        surface, _ = self._seen(observation)
         if expected is None:
             expected = self.expected(observation, turns(pose, surface.device), pose).placements
         settings = replace(self.settings, steps=effort.moved_steps)
@@ -223,13 +231,12 @@ class Fitter:
 
     def expected(self, observation: Observation, rotations: Tensor, pose: str) -> Expected:
         """What is expected of a scan turned in T ways (T, 3, 3)."""
-        checkpoint, surface = self.checkpoint, self._surface(observation)
+        checkpoint, (surface, normals) = self.checkpoint, self._seen(observation)
         if checkpoint.encoder is None or pose == "free":  # which has seen no scan with its vertical unknown
-            nowhere = Starts(checkpoint.codes[:0], Placements.identity(0, checkpoint.device))
             outline = by_outline(surface, rotations)
-            return Expected(checkpoint.prior.expanded(len(rotations)), outline, nowhere)
-        told = checkpoint.encoder.suggest(surface, self._normals(observation), rotations)
-        return Expected(told.prior, told.expected, Starts(*told.best(self.effort.suggested)))
+            return Expected(checkpoint.prior.expanded(len(rotations)), outline, None)
+        told = checkpoint.encoder.suggest(surface, normals, rotations)
+        return Expected(told.prior, told.expected, told)
 
     def fitting_starts(
         self,
@@ -249,7 +256,7 @@ class Fitter:
         coming = self._rows_of_rounds(observation, seed)
         rows = next(coming)
         for number, one in enumerate(self.effort.rounds, start=1):
-            starts = starts.of(torch.arange(min(one.problems, len(starts.codes))))
+            starts = starts.of(slice(one.problems))
             settings = replace(self.settings, steps=one.steps)
             expected = self.expected(observation, starts.placements.rotation, pose)
             held, places = prior or expected.prior, expected.placements
@@ -291,7 +298,7 @@ class Fitter:
         """The published recipe, which knows no placement and is given that of the best screened start."""
         checkpoint = self.checkpoint
         starts = yield from self.screening(observation, pose, seed, self.start_shapes())
-        start = starts.of(torch.tensor([0], device=checkpoint.device))
+        start = starts.of(slice(1))
         rows = self.rows(observation, (3 * len(observation.surface), 2 * len(observation.free)), seed + 3)
         length = checkpoint.codes.shape[1]
         adam = Adam(checkpoint.decoder, rows, length, start.placements, checkpoint.clamping_distance, seed)
@@ -308,11 +315,6 @@ class Fitter:
         return replace(_fit_of(judged, 0, []), steps=adam.steps)
 
     fit_adam = to_the_end(fitting_adam)
-
-
-def _on(device: torch.device, array: NDArray[np.float64]) -> Tensor:
-    """An array in float32 on the device. Torch's own conversion would wake many threads for it."""
-    return torch.from_numpy(array.astype(np.float32)).to(device)
 
 
 def _shown(look: Look | None, code: Tensor, placements: Placements) -> Steps[None]:

@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from model.decoder import Decoder
 
 ROWS, COLUMNS, SHARE, STAGES, WARPS = 64, 128, 32, 3, 4
-"""Points that a program works on, outputs and inputs of a layer that it multiplies at a time, how many of these
-are on their way to it, and of how many threads (32 each) it is: of all that were tried the fastest on an H200."""
+"""Points that a program works on, outputs and inputs of a layer that it multiplies at a time, how many of the
+latter are on their way to it, and how many warps it has: the fastest of some on an H200 (docs/log.md)."""
 
 PROGRAMS = 2
-"""Of them there is room for on a multiprocessor."""
+"""There is room for so many on a multiprocessor."""
 
 LARGEST = 256.0
-"""Weights are multiplied by the power of two that makes the largest about so large: what half precision leaves
-of them is then no number that it can only write down badly."""
+"""Weights are multiplied by a power of two that makes the largest about so large: what half precision leaves
+of them is then large enough for it too."""
 
 
 def fused(decoder: Decoder, device: torch.device) -> FusedDecoder | None:
@@ -44,11 +44,11 @@ class FusedDecoder:
         weights = last.weight.new_zeros(depth, width + encoded, width)
         of_code = last.weight.new_zeros(depth, width, spec.code_length)
         bias = last.weight.new_zeros(depth, width)
-        for layer, linear in enumerate(decoder.hidden):
-            matrix, own = linear.weight, bias[layer, : len(linear.bias)]
-            before = matrix.shape[1] - spec.given(layer)
+        for layer in range(depth):
+            matrix, shift = decoder.layer(layer).weight, decoder.layer(layer).bias
+            own, before = bias[layer, : len(shift)], matrix.shape[1] - spec.given(layer)
             weights[layer, :before, : len(own)] = matrix[:, :before].T
-            own.copy_(linear.bias)
+            own.copy_(shift)
             if layer in spec.fed:
                 point = matrix.shape[1] - spec.point_features
                 place = slice(width, width + spec.point_features)
@@ -78,7 +78,11 @@ class FusedDecoder:
         count, depth, inputs, width = points[..., 0].numel(), *self.high.shape
         blocks = min(-(-count // ROWS), PROGRAMS * _processors(points.device))
         slots = depth + 1 if sloped else 2
-        scratch = [blocks * slots * ROWS * inputs, blocks * 2 * ROWS * inputs, blocks * depth * ROWS * width]
+        scratch = [
+            blocks * slots * ROWS * inputs,
+            blocks * 2 * ROWS * inputs,
+            sloped * blocks * depth * ROWS * width,
+        ]
         distances = points.new_empty(points.shape[:-1])
         by_point = points.new_empty(points.shape if sloped else 0)
         by_code = points.new_empty((*points.shape[:-1], self.length) if coded else 0)
@@ -87,9 +91,9 @@ class FusedDecoder:
                 points, constants, self.high, self.low, self.of_code, self.last,
                 *(self.high.new_empty(size) for size in scratch), distances, by_point, by_code,
                 count, points.shape[-2], self.fed, 1 / self.scale, OCTAVES=self.octaves, TANH=self.tanh,
-                DEPTH=depth, WIDTH=width, ENCODED=inputs - width, CODE=self.of_code.shape[1], LENGTH=self.length,
-                SLOTS=slots, ROWS=ROWS, COLUMNS=min(COLUMNS, width), SHARE=SHARE, SLOPED=sloped, CODED=coded,
-                STAGES=STAGES, num_warps=WARPS,
+                DEPTH=depth, WIDTH=width, ENCODED=inputs - width, CODE=self.of_code.shape[1],
+                LENGTH=self.length, SLOTS=slots, ROWS=ROWS, COLUMNS=min(COLUMNS, width), SHARE=SHARE,
+                SLOPED=sloped, CODED=coded, STAGES=STAGES, num_warps=WARPS,
             )  # fmt: skip
         return distances, by_point, by_code
 

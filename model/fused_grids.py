@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from model.trees import leaves
+
 if TYPE_CHECKING:
     from model.latent import FitSettings, Rows
     from model.placement import ExpectedPlacements
@@ -19,7 +21,7 @@ ROWS = 128
 def looked_up(
     grids: Tensor, numbers: Tensor, points: Tensor, half_width: float, unit: float
 ) -> tuple[Tensor, Tensor]:
-    """Signed distances (B, K) and their gradients (B, K, 3) at (B, K, 3) points, in the grids numbered (B,)."""
+    """Signed distances (B, K) and gradients (B, K, 3) at (B, K, 3) points, in the grids numbered (B,)."""
     from model.kernels.grids import look_up
 
     count, each = points.shape[:2]
@@ -46,11 +48,9 @@ def judged(
 
     cost = torch.empty_like(tried.placements.log_scale)
     numbers = (
-        tried.origin, tried.turn, rows.points, rows.offsets, rows.lower, rows.upper, rows.weights,
-        rows.only_in_ball, tried.placements.log_scale, tried.placements.rotation, tried.placements.translation,
-        expected.placements.log_scale, expected.placements.rotation, expected.placements.translation,
-        expected.deviation,
-    )  # fmt: skip
+        *(tried.origin, tried.turn, rows.points, rows.offsets, rows.lower, rows.upper, rows.weights),
+        *(rows.only_in_ball, *leaves(tried.placements), *leaves(expected)),
+    )
     judge[(len(cost),)](
         grids, *(part.contiguous() for part in numbers), cost, len(rows), half_width, unit, settings.huber,
         settings.placement_weight, settings.placement_tail, settings.prior_weight / settings.rotation_std**2,

@@ -51,42 +51,45 @@ def linearised(fields: CodedFields, problems: Problems, settings: FitSettings) -
     sums = points.new_empty(count, 3, blocks)
     freedom, huber = problems.freedom.contiguous(), problems.huber.contiguous()
     step.weigh[grid](
-        points, offsets, *(part.contiguous() for part in (rows.lower, rows.upper, rows.weights, rows.only_in_ball)),
-        *stand, freedom, huber, distances.contiguous(), by_code.contiguous(), by_point.contiguous(),
-        jacobian, sums, each, SCALE_UP, LENGTH=length, CODE=_power(length), COLUMNS=columns, ROWS=ROWS,
+        points, offsets, rows.lower.contiguous(), rows.upper.contiguous(), rows.weights.contiguous(),
+        rows.only_in_ball.contiguous(), *stand, freedom, huber, distances.contiguous(), by_code.contiguous(),
+        by_point.contiguous(), jacobian, sums, each, SCALE_UP,
+        LENGTH=length, CODE=_power(length), COLUMNS=columns, ROWS=ROWS,
     )  # fmt: skip
-    products = torch.bmm(jacobian.mT, jacobian, out_dtype=torch.float32)
     cost, residual = points.new_empty(count), points.new_empty(count)
     gradient, hessian = points.new_empty(count, size), points.new_empty(count, size, size)
     prior = problems.prior
     step.assemble[(count, -(-size // BLOCK))](
-        products, sums, problems.codes.contiguous(), prior.mean.contiguous(), prior.precision.contiguous(), *stand,
-        *_parts(expected.placements), expected.deviation.contiguous(), freedom, cost, gradient, hessian, residual,
-        blocks, SCALE_UP**-2, settings.prior_weight / length, settings.placement_weight, settings.placement_tail,
-        settings.prior_weight / settings.rotation_std**2, LENGTH=length, COLUMNS=columns, WIDTH=_power(size),
+        products(jacobian), sums, problems.codes.contiguous(), prior.mean.contiguous(),
+        prior.precision.contiguous(), *stand, *_parts(expected.placements), expected.deviation.contiguous(),
+        freedom, cost, gradient, hessian, residual, blocks, SCALE_UP**-2, settings.prior_weight / length,
+        settings.placement_weight, settings.placement_tail, settings.prior_weight / settings.rotation_std**2,
+        LENGTH=length, COLUMNS=columns, WIDTH=_power(size),
     )  # fmt: skip
     return cost, gradient, hessian, residual
+
+
+def products(jacobian: Tensor) -> Tensor:
+    """JᵀJ (B, C, C) in single precision of Jacobians (B, K, C) in half precision."""
+    return torch.bmm(jacobian.mT, jacobian, out_dtype=torch.float32)
 
 
 def solved(
     model: Linearisation, damping: Tensor, problems: Problems
 ) -> tuple[Tensor, Tensor, Tensor, Placements]:
-    """Whether there is a damped step (B,), what it promises (B,), and the codes and placements it leads to."""
+    """Whether there is a damped step (B,), what it promises (B,), and to what codes and placements."""
     from model.kernels import step
 
     codes, placements = problems.codes.contiguous(), problems.placements
     count, length = codes.shape
     edge = _rounded(length + 7) + BLOCK
     there = Placements(*(torch.empty_like(part) for part in _parts(placements)))
-    moved, works, promised = (
-        torch.empty_like(codes),
-        codes.new_empty(count, dtype=torch.int8),
-        codes.new_empty(count),
-    )
+    moved, works = torch.empty_like(codes), codes.new_empty(count, dtype=torch.int8)
+    promised, move = codes.new_empty(count), torch.empty_like(model.gradient)
     step.solve[(count,)](
         model.hessian, model.gradient, damping, codes, *_parts(placements), problems.freedom.contiguous(),
-        codes.new_empty(count, edge, edge), codes.new_empty(count, edge, BLOCK), torch.empty_like(model.gradient),
-        works, promised, moved, *_parts(there), LENGTH=length, EDGE=edge, ROWS=_power(edge), num_warps=8,
+        codes.new_empty(count, edge, edge), codes.new_empty(count, edge, BLOCK), move, works, promised, moved,
+        *_parts(there), LENGTH=length, EDGE=edge, ROWS=_power(edge), num_warps=8,
     )  # fmt: skip
     return works, promised, moved, there
 

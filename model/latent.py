@@ -48,8 +48,8 @@ CPU_ROWS = 2048
 step of a decoder of 256 features 1.3 times as fast, and one of many problems no slower than of few."""
 
 REPLAYED_STEPS = 12
-"""Steps that a GPU replays in one go: it is asked how a fit stands, and told to go on, once for them all. A round
-of a fit has as many, and they take 6 ms."""
+"""Steps that a GPU replays in one go: how a fit stands is asked once for them all. A round has as many, which
+take 5 ms."""
 
 KINDS = ("surface", "outside", "free space", "background")
 """Kinds of rows: measured points, η off them towards the sensor, lines of sight, rays that met nothing."""

@@ -19,6 +19,7 @@ from model import cleaning, ranges
 from model.frame import Similarity, upright
 from model.latent import BACKGROUND, FREE, OUTSIDE, SURFACE, Rows
 from model.neighbours import Neighbours, least_axes
+from model.streams import brought
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -66,7 +67,7 @@ class View:
     colors: NDArray[np.uint8] | None = None  # (N, 3) RGB
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Observation:
     """A scan turned upright, centred, and scaled to radius 1: the observation's frame."""
 
@@ -404,10 +405,12 @@ def rows_of(
 
 def _on_device(columns: Sequence[NDArray[np.float32]], device: torch.device) -> Rows:
     """Rows of their columns, which are brought to the device together."""
-    flat = torch.from_numpy(np.concatenate([column.ravel() for column in columns])).to(device)
+    flat = brought(np.concatenate([column.ravel() for column in columns]), device)
     shaped = zip(flat.split([column.size for column in columns]), columns, strict=True)
-    *numbers, only_in_ball, kind = (part.view(1, *column.shape) for part, column in shaped)
-    return Rows(*numbers, only_in_ball.bool(), kind.to(torch.int8))
+    points, offsets, lower, upper, weights, only_in_ball, kind = (
+        part.view(1, *column.shape) for part, column in shaped
+    )
+    return Rows(points, offsets, lower, upper, weights, only_in_ball.bool(), kind.to(torch.int8))
 
 
 def _pick(points: Array, count: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -6,7 +6,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 CPU = torch.device("cpu")
 
@@ -25,6 +28,12 @@ _own = _Own()
 def device_here() -> torch.device:
     """Where this thread works: what it computes without a device of its own choice is computed there."""
     return _own.device
+
+
+def brought(array: NDArray[np.float32], device: torch.device) -> Tensor:
+    """An array on the device, which is not waited for: what it still has to do goes on meanwhile."""
+    there = torch.from_numpy(array)
+    return there.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else there.to(device)
 
 
 @contextmanager

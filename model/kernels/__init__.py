@@ -1,4 +1,4 @@
-"""Kernels for a GPU, in Triton, and whether they can be had. Only what calls one imports it, where they can."""
+"""Kernels for a GPU, in Triton, and whether they can be had: only where they can, callers import them."""
 
 from __future__ import annotations
 

@@ -4,9 +4,9 @@ Launched layer by layer, a step of a fit spends most of its time on getting feat
 memory. Here they stay in its cache: every program has its own piece of scratch memory, into which it writes
 what comes out of a layer and from which it reads the next one's input.
 
-Products of matrices run in half precision, where a GPU is ten times faster. Going forwards numbers are split
-into two of half precision, x ≈ high + low, and x · w ≈ high · high + high · low + low · high: what is left out
-is smaller than float32's own rounding of a sum. Slopes, going backwards, are of half precision alone.
+Products of matrices run in half precision, where a GPU is ten times faster. Going forwards, numbers are
+split into two of half precision, x ≈ high + low, and x · w ≈ high · high + high · low + low · high: what is
+left out is no more than float32's own rounding. Slopes, going backwards, are of half precision alone.
 
 `model.fused` says which arrays these are. Imported only where Triton is.
 """
@@ -216,7 +216,7 @@ def _tanh(x):
 
 @triton.jit
 def _axis(OCTAVES: tl.constexpr, ENCODED: tl.constexpr):
-    """Of which coordinate each part of an encoded point is: the point, sines of each in all octaves, cosines."""
+    """Of which axis each part of an encoded point is: the point, sines of each in all octaves, cosines."""
     part = tl.arange(0, ENCODED)[None, :]
     wave = (part - 3) % max(1, 3 * OCTAVES) // max(1, OCTAVES)
     return tl.where(part < 3, part, tl.where(part < 3 + 6 * OCTAVES, wave, 3))
@@ -224,7 +224,7 @@ def _axis(OCTAVES: tl.constexpr, ENCODED: tl.constexpr):
 
 @triton.jit
 def _waves(points, number, count, OCTAVES: tl.constexpr, ENCODED: tl.constexpr):
-    """The coordinates (ROWS, ENCODED) of the points that parts of an encoded point are of, their frequencies."""
+    """The coordinates (ROWS, ENCODED) of which parts of an encoded point are, and their frequencies."""
     part = tl.arange(0, ENCODED)[None, :]
     axis = _axis(OCTAVES, ENCODED)
     known = tl.load(points + (number * 3 + axis), mask=(number < count) & (axis < 3), other=0.0)

@@ -1,5 +1,4 @@
-"""A step of Levenberg-Marquardt in a few launches, for a GPU: what `model.latent` says in torch, in some three
-hundred.
+"""A step of Levenberg-Marquardt in a few launches: what `model.latent` says in torch, in three hundred.
 
 B problems of K rows each; a code of length LENGTH and a move of seven make the SIZE unknowns of one.
 """
@@ -45,7 +44,7 @@ def weigh(
     distances,  # (B, K) at the points that `place` found; their gradients there:
     by_code,  # (B, K, LENGTH)
     by_point,  # (B, K, 3)
-    jacobian,  # found: (B, K, COLUMNS) float16, each row times the root of its weight, the residual in column SIZE
+    jacobian,  # found: (B, K, COLUMNS) float16: rows, residual behind, times the root of the weight
     sums,  # found: (B, 3, blocks) loss, weighted |residual| and weight of the rows of a block
     each,
     scale_up,  # what the Jacobian is multiplied by, for half precision
@@ -143,7 +142,7 @@ def assemble(
     COLUMNS: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    """E, its gradient and Hessian, of products and priors. A program works on BLOCK rows of a problem's Hessian."""
+    """E, its gradient and Hessian, of products and priors. A program works on BLOCK rows of a Hessian."""
     problem, first = tl.program_id(0), tl.program_id(1) * BLOCK
     size: tl.constexpr = LENGTH + 7
     row, column = first + tl.arange(0, BLOCK)[:, None], tl.arange(0, WIDTH)[None, :]
@@ -304,7 +303,7 @@ def solve(
     step = tl.load(move + every, mask=every < size, other=0.0)
     step = tl.where(finite > 0, step, 0.0)
     tl.store(move + every, step, mask=every < size)
-    tl.store(solved + problem, finite.to(tl.int8))
+    tl.store(solved + problem, tl.where(finite > 0, 1, 0))
     tl.store(promised + problem, tl.maximum(tl.where(finite > 0, expects, 0.0), 1e-30))
     at = problem * LENGTH + every
     tl.store(new_codes + at, tl.load(codes + at, mask=every < LENGTH, other=0.0) + step, mask=every < LENGTH)
@@ -359,11 +358,11 @@ def _moved(
 
 @triton.jit
 def settle(
-    cost, new_cost, promised, solved, damping, raised, converged, steps_taken, steps, residual, new_residual,  # (B)
+    cost, new_cost, promised, solved, damping, raised, converged, steps_taken, steps, residual, new_residual,
     codes, new_codes, gradient, new_gradient, hessian, new_hessian,
     log_scale, new_log_scale, rotation, new_rotation, translation, new_translation,
-    to_cost, to_damping, to_raised, to_converged, to_steps_taken, to_residual, to_codes, to_gradient, to_hessian,
-    to_log_scale, to_rotation, to_translation,  # found
+    to_cost, to_damping, to_raised, to_converged, to_steps_taken, to_residual,  # found, as all that follow
+    to_codes, to_gradient, to_hessian, to_log_scale, to_rotation, to_translation,
     tolerance,
     LENGTH: tl.constexpr,
     SHARE: tl.constexpr,

@@ -168,8 +168,8 @@ def test_a_fit_starts_where_the_encoder_would(
     """Not where the vertical is unknown: it has seen no such scan."""
     fitter = Fitter(replace(tiny, encoder=encoder), FitSettings(), RowWeights(), Effort())
     observation = observe(half_seen(BOX))
-    starts = fitter.expected(observation, turns(pose, tiny.device), pose).starts
-    assert len(starts.codes) == suggested * (HEADS + 1)
+    starts = fitter.expected(observation, turns(pose, tiny.device), pose).starts(3)
+    assert sum(len(some.codes) for some in starts) == suggested * (HEADS + 1)
     expected = fitter.expected(observation, yaws(2), pose)
     usual = Fitter(tiny, FitSettings(), RowWeights(), Effort()).expected(observation, yaws(2), pose)
     same = torch.equal(expected.placements.placements.log_scale, usual.placements.placements.log_scale)
