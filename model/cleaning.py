@@ -1,6 +1,6 @@
 """What a scan holds besides the object: stray points, noise, the floor it stands on. Points in, masks out.
 
-Works on arrays in any frame and unit and knows no sensor. The order is: `outliers`, then `local_noise` (which
+Works on points in any frame and unit and knows no sensor. The order is: `outliers`, then `local_noise` (which
 needs the points as they were measured), then `standing_on_plane`, then `thinned`. What each point's
 neighbours tell is computed where the thread works (`model.streams`).
 """
@@ -17,10 +17,12 @@ from torch import Tensor
 
 from model.connected import connected_parts
 from model.neighbours import Neighbours, least_axes
+from model.streams import here
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Indices = NDArray[np.int64]
+Points = Array | Tensor
 Links = tuple[Tensor, Tensor]
 """Distances and numbers (N, K) of each point's nearest ones."""
 
@@ -28,7 +30,7 @@ SPACING_NEIGHBOURS = 8
 STRAY_LOCALLY, STRAY_ANYWHERE = 3.0, 10.0
 """A point is stray whose distance to its neighbours is this many times theirs, or times the scan's median."""
 
-SUM_OF = 0.618, 0.382  # of a point's coordinates, which hardly any two points have in common
+SUM_OF = 1.0, 0.618, 0.382  # times a point's coordinates, which hardly any two points have in common
 
 SMALL_CLUSTER, FAR_CLUSTER, FAR_FOR_ITS_SIZE = 0.02, 0.2, 2.0
 """A cluster goes that has less than this share of the points, and less than this share times its distance
@@ -62,21 +64,15 @@ is at most this share of the object's diagonal."""
 SEEDS = 4  # so many of the largest clusters are tried as the object's first
 
 
-def _diagonal(points: Array) -> float:
-    low, high = corners(points)
-    return float(np.linalg.norm(high - low))
-
-
-def corners(points: Array) -> tuple[Array, Array]:
-    """Lower and upper corner (3,) of the box of (N, 3) points, by rows, along which numpy is faster."""
-    rows = np.ascontiguousarray(points.T)
-    return rows.min(axis=1), rows.max(axis=1)
+def _diagonal(points: Points) -> float:
+    low, high = here(points).aminmax(dim=0)
+    return float((high - low).norm())
 
 
 # Stray points
 
 
-def outliers(points: Array) -> Mask:
+def outliers(points: Points) -> Mask:
     """Which of (N, 3) points belong to no surface, (N,).
 
     Stray are points that stand alone and small clusters that stand far off. Alone: the mean distance to the 8
@@ -87,150 +83,174 @@ def outliers(points: Array) -> Mask:
     distance of one such size, 1 % for half of it. What is as long as its gap is wide, a foot below its hidden
     leg or an armrest before the backrest, stays.
     """
-    distinct, which = _distinct(points)
-    points = points[distinct]
+    points = here(points)
+    if _all_differ(points):
+        return _stray(points)
+    rows = points.cpu().numpy()
+    distinct, which = np.unique(rows, axis=0, return_index=True, return_inverse=True)[1:]
+    return _stray(here(rows[distinct]))[which]
+
+
+def _all_differ(points: Tensor) -> bool:
+    """Whether no two of (N, 3) points are surely the same: equal ones have a sum of coordinates in common."""
+    sums = points @ points.new_tensor(SUM_OF)
+    return bool((np.diff(np.sort(sums.cpu().numpy())) > 0).all())
+
+
+def _stray(points: Tensor) -> Mask:
+    """The same for points that differ."""
+    stray = np.zeros(len(points), dtype=bool)
     if len(points) <= SPACING_NEIGHBOURS:
-        return np.zeros(len(which), dtype=bool)
+        return stray
     links = Neighbours(points).nearest_here(points, min(LINKS + 1, len(points)))
     distances, neighbours = (part[:, 1 : SPACING_NEIGHBOURS + 1] for part in links)
     spacing = distances.mean(dim=1)
-    most = torch.minimum(STRAY_LOCALLY * _median(spacing[neighbours]), STRAY_ANYWHERE * _median(spacing))
-    stray = (spacing > most).cpu().numpy()
-    kept = np.flatnonzero(~stray)
-    stray[kept] = _small_and_far(points[kept], None if stray.any() else links)
-    return np.asarray(stray[which])
+    most = torch.minimum(STRAY_LOCALLY * median(spacing[neighbours]), STRAY_ANYWHERE * median(spacing))
+    kept = (spacing <= most).nonzero().squeeze(1)
+    if len(kept) == len(points):
+        return _small_and_far(points, links)
+    stray[:] = True
+    stray[kept.cpu().numpy()] = _small_and_far(points[kept])
+    return stray
 
 
-def _median(values: Tensor) -> Tensor:
-    """Along the last axis; of an even number the mean of the middle two."""
+def median(values: Tensor) -> Tensor:
+    """Of values (…, N), (…). Along the last axis; of an even number the mean of the middle two."""
     count = values.shape[-1]
     ordered = values.sort(dim=-1).values
     return (ordered[..., (count - 1) // 2] + ordered[..., count // 2]) / 2
 
 
-def _distinct(points: Array) -> tuple[Indices, Indices]:
-    """The numbers of (N, 3) points that differ, and which of these each point (N,) is.
-
-    Most scans have no point twice. Then a sum of the coordinates tells, which equal points have in common.
-    """
-    x, y, z = points.T
-    if (np.diff(np.sort(x + SUM_OF[0] * y + SUM_OF[1] * z)) > 0).all():
-        return np.arange(len(points)), np.arange(len(points))
-    return np.unique(points, axis=0, return_index=True, return_inverse=True)[1:]
-
-
-def _small_and_far(points: Array, links: Links | None) -> Mask:
+def _small_and_far(points: Tensor, links: Links | None = None) -> Mask:
     """Which points (N,) are in clusters that the rule of `outliers` takes away, largest clusters first."""
     some, labels = _clustered(points, links)
     counts = np.bincount(labels)
     order = np.argsort(-counts, kind="stable")
-    spread, of_spread = points[some], labels[some]
+    kept = counts >= SMALL_CLUSTER * len(points)  # of the clusters
+    kept[order[0]] = True
+    small = order[~kept[order]]
+    if not len(small):
+        return np.zeros(len(points), dtype=bool)
+    spread, of_spread = points[some], labels[some.cpu().numpy()]
     size = _diagonal(spread[of_spread == order[0]])
-    kept = np.isin(of_spread, np.flatnonzero(counts >= SMALL_CLUSTER * len(points)))
-    kept |= of_spread == order[0]
-    away = []
-    for label in order[~np.isin(order, of_spread[kept])]:
-        one = of_spread == label
-        if _is_far(spread[one], spread[kept], counts[label] / len(points), size):
-            away.append(label)
-        else:
-            kept |= one
-    return np.isin(labels, away)
+    near = _near(spread, of_spread, small, kept[of_spread], FAR_CLUSTER * size)
+    for label, beside in zip(small, near, strict=True):
+        share = counts[label] / len(points)
+        kept[label] = beside or not _is_far(spread[of_spread == label], spread[kept[of_spread]], share, size)
+    return ~kept[labels]
 
 
-def _is_far(cluster: Array, larger: Array, share: float, size: float) -> bool:
+def _near(points: Tensor, labels: Indices, clusters: Indices, larger: Mask, reach: float) -> list[bool]:
+    """Of which clusters the first point shows that it is near to the `larger` ones; of most it does."""
+    first = points[[int((labels == cluster).argmax()) for cluster in clusters]]
+    others = points[larger]
+    near = [(others - one).square().sum(dim=1).amin() <= reach**2 for one in first]
+    return torch.stack(near).tolist()
+
+
+def _is_far(cluster: Tensor, larger: Tensor, share: float, size: float) -> bool:
     """Whether a cluster of this share of all points is too far from all larger ones, for that and its size.
 
-    `size` is that of the largest. Most clusters are near enough for their first point to show it.
+    `size` is that of the largest.
     """
     far = max(FAR_CLUSTER * size, FAR_FOR_ITS_SIZE * _diagonal(cluster))
-    if np.linalg.norm(larger - cluster[0], axis=1).min() <= far:
-        return False
     gap = Neighbours(larger).gap(cluster)
     return bool(gap > far and share < SMALL_CLUSTER * gap / size)
 
 
-def clusters(points: Array) -> Indices:
+def clusters(points: Points) -> Indices:
     """Labels (N,) of the connected parts of (N, 3) points, from 0.
 
     Two points are connected that are among each other's 16 nearest and within 3 spacings of each other, where
     the spacing is local: far parts of a scan, which are sparse, hold together as near ones do.
     """
-    return _clustered(points)[1]
+    return _clustered(here(points))[1]
 
 
-def _clustered(points: Array, links: Links | None = None) -> tuple[Indices, Indices]:
+def _clustered(points: Tensor, links: Links | None = None) -> tuple[Tensor, Indices]:
     """Points (K,) in whose graph the clusters are found, evenly spread, and the labels (N,) of all.
 
     `links` are each point's nearest ones, itself the first, if they are known already.
     """
-    cell = thinning_cell(points, CLUSTERED_POINTS) or 1e-5 * _diagonal(points)  # no two the same
-    some = thinned(points, cell)
+    some = _spread(points, links)
     around = Neighbours(points[some])
     if links is None or len(some) < len(points):
-        links = around.nearest_here(points[some], min(LINKS + 1, len(some)))
+        links = around.nearest_here(around.points, min(LINKS + 1, len(some)))
     distances, neighbours = links
     spacing = distances[:, min(4, distances.shape[1] - 1)]
     linked = distances <= LINK_SPACINGS * torch.maximum(spacing[:, None], spacing[neighbours])
-    starts, _ = linked.nonzero(as_tuple=True)
-    labels = connected_parts(starts, neighbours[linked], len(some)).cpu().numpy()
-    others = np.setdiff1d(np.arange(len(points)), some, assume_unique=True)
-    of_all = np.empty(len(points), np.int64)
-    of_all[some] = labels
-    if len(others):
-        of_all[others] = labels[around.nearest(points[others])[1]]
-    return some, of_all
+    own = torch.arange(len(some), device=points.device)[:, None].expand_as(linked)
+    labels = connected_parts(own.flatten(), torch.where(linked, neighbours, own).flatten(), len(some))
+    if len(some) == len(points):
+        return some, labels.cpu().numpy()
+    of_all = labels[around.nearest_here(points)[1]]
+    return some, of_all.cpu().numpy()
+
+
+def _spread(points: Tensor, links: Links | None) -> Tensor:
+    """Indices (K,) of points for a graph: no two of them the same, and no more than are looked at."""
+    cell = thinning_cell(points, CLUSTERED_POINTS) or 1e-5 * _diagonal(points)
+    apart = links is not None and len(points) <= CLUSTERED_POINTS and float(links[0][:, 1].amin()) > 2 * cell
+    return torch.arange(len(points), device=points.device) if apart else thinned(points, cell)
 
 
 # Thinning
 
 
-def thinned(points: Array, cell: float) -> Indices:
+def thinned(points: Points, cell: float) -> Tensor:
     """Indices of one of (N, 3) points in each voxel of edge `cell`: the one nearest to the mean of its voxel.
 
-    Ascending. Near and far parts of a scan weigh alike after it. Noise within a cell is mostly gone after
-    it: measure it before. All points stay where `cell` is 0.
+    Ascending, where the thread works. Near and far parts of a scan weigh alike after it. Noise within a cell
+    is mostly gone after it: measure it before. All points stay where `cell` is 0.
     """
+    points = here(points)
+    count, numbers = len(points), torch.arange(len(points), device=points.device)
     if cell <= 0:
-        return np.arange(len(points))
-    _, voxel, count = np.unique(_voxels(points, cell), return_inverse=True, return_counts=True)
-    first = count[voxel] == 1  # of its voxel
-    shared = np.flatnonzero(~first)
-    mean = np.stack([np.bincount(voxel, axis) for axis in points.T], axis=1) / count[:, None]
+        return numbers
+    voxels, order = _voxels(points, cell).sort(stable=True)
+    points = points[order]
+    row = torch.nn.functional.pad(voxels.diff() > 0, (1, 0)).cumsum(dim=0)  # of each point that of its voxel
+    filled = points.new_zeros(count).index_add_(0, row, points.new_ones(1).expand(count))
+    mean = torch.zeros_like(points).index_add_(0, row, points) / filled[:, None]
     # The only two points of a voxel are equally near: neither the unit nor the order of points shall choose.
-    distance = np.round(np.linalg.norm(points[shared] - mean[voxel[shared]], axis=1) / cell, 6)
-    order = shared[np.lexsort((points[shared, 0], distance, voxel[shared]))]
-    first[order] = np.diff(voxel[order], prepend=-1) > 0
-    return np.flatnonzero(first)
+    distance = ((points - mean[row]).norm(dim=1) / cell).round(decimals=6)
+    chosen = torch.ones_like(numbers, dtype=torch.bool)
+    for values in (distance, points[:, 0], numbers.to(points)):
+        values = torch.where(chosen, values, torch.inf)
+        least = torch.full_like(values, torch.inf).scatter_reduce_(0, row, values, "amin")
+        chosen = values == least[row]
+    return torch.zeros_like(chosen).scatter_(0, order, chosen).nonzero().squeeze(1)
 
 
-def thinning_cell(points: Array, count: int) -> float:
+def thinning_cell(points: Points, count: int) -> float:
     """The edge of voxels of which (N, 3) points fill about `count`; 0 where there are no more points."""
     if len(points) <= count:
         return 0.0
+    points = here(points)
     high = _diagonal(points)
     low = 1e-9 * high  # one stray point may be far away
     for _ in range(30):
         middle = float(np.sqrt(low * high))
-        filled = len(np.unique(_voxels(points, middle)))
+        filled = len(_voxels(points, middle).unique())
         if abs(filled - count) < CELL_ACCURACY * count:
             return middle
         low, high = (middle, high) if filled > count else (low, middle)
     return high
 
 
-def _voxels(points: Array, cell: float) -> Indices:
+def _voxels(points: Tensor, cell: float) -> Tensor:
     """The number (N,) of the voxel that each point lies in."""
-    low, high = corners(points)
-    size = np.floor((high - low) / cell).astype(np.int64) + 1
-    steps = np.floor((points - low) / cell).astype(np.int64)
-    return np.asarray((steps[:, 0] * size[1] + steps[:, 1]) * size[2] + steps[:, 2])
+    low, high = points.aminmax(dim=0)
+    size = ((high - low) / cell).long() + 1
+    x, y, z = ((points - low) / cell).long().T
+    number: Tensor = (x * size[1] + y) * size[2] + z
+    return number
 
 
 # Noise
 
 
-def local_noise(points: Array, neighbours: int = 24) -> float:
+def local_noise(points: Points, neighbours: int = 24) -> float:
     """Standard deviation of the noise of (N, 3) points along the surface normal, in their unit.
 
     Around some of the points a quadric is fitted to the nearest ones, at least `neighbours` of them and as
@@ -241,28 +261,35 @@ def local_noise(points: Array, neighbours: int = 24) -> float:
     of a sensor that rounds its depths count as noise if neighbourhoods span several: if not, give more.
     """
     cloud = Neighbours(points)
-    picks = np.random.default_rng(0).permutation(len(points))[:NOISE_CENTRES]
+    count = len(cloud.points)
+    picks = np.random.default_rng(0).permutation(count)[:NOISE_CENTRES]
+    centres = cloud.points[torch.from_numpy(picks).to(cloud.points.device)]
     while True:
-        distances, around = cloud.nearest_here(points[picks], min(neighbours, len(points)))
-        noise = _usual_deviation(points, around)
-        if _median(distances[:, -1]) >= NOISE_RADIUS * noise or 2 * neighbours > min(len(points), 800):
-            return noise
+        distances, around = cloud.nearest_here(centres, min(neighbours, count))
+        noise = _usual_deviation(cloud.points, around)
+        noise, reach = torch.stack([noise, median(distances[:, -1])]).tolist()
+        if reach >= NOISE_RADIUS * noise or 2 * neighbours > min(count, 800):
+            return float(noise)
         neighbours *= 2
 
 
-def _usual_deviation(points: Array, around: Tensor) -> float:
+def _usual_deviation(points: Tensor, around: Tensor) -> Tensor:
     """Standard deviation of (N, 3) points from quadrics through those of a row of (B, K), without edges."""
     forward = least_axes(points, around)[0]
-    aside = np.cross(forward, np.eye(3)[np.abs(forward).argmin(axis=1)])
-    axes = np.stack([aside, np.cross(forward, aside), forward], axis=2)  # (B, 3, 3)
-    patches = torch.from_numpy(points).to(around.device)[around]
+    aside = torch.linalg.cross(forward, _least_of_axes(forward))
+    axes = torch.stack([aside, torch.linalg.cross(forward, aside), forward], dim=2)  # (B, 3, 3)
+    patches = points[around]
     centred = patches - patches.mean(dim=1, keepdim=True)
-    x, y, z = (centred @ torch.from_numpy(axes).to(around.device)).unbind(dim=2)
-    return deviation_from_quadrics(x, y, z)
+    return deviation_from_quadrics(*(centred @ axes).unbind(dim=2))
 
 
-def deviation_from_quadrics(x: Tensor, y: Tensor, z: Tensor) -> float:
-    """Standard deviation of z from quadrics over (x, y), (B, K) each, in the patches without edges."""
+def _least_of_axes(vectors: Tensor) -> Tensor:
+    """The axis (B, 3) of the frame that each of (B, 3) vectors lies least along."""
+    return torch.nn.functional.one_hot(vectors.abs().argmin(dim=1), 3).to(vectors)
+
+
+def deviation_from_quadrics(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    """Standard deviation () of z from quadrics over (x, y), (B, K) each, in the patches without edges."""
     reach = torch.maximum(x.abs(), y.abs()).amax(dim=1, keepdim=True).clamp(min=1e-300)
     u, v = x / reach, y / reach
     terms = torch.stack([torch.ones_like(u), u, v, u * u, u * v, v * v], dim=2)
@@ -274,8 +301,11 @@ def deviation_from_quadrics(x: Tensor, y: Tensor, z: Tensor) -> float:
     freedom = x.shape[1] - terms.shape[2]
     spread = 2 / (9 * freedom)  # Wilson and Hilferty: the cube root of χ² is nearly normal
     quantile_of_chi2 = freedom * (1 - spread + NORMAL_QUANTILE * np.sqrt(spread)) ** 3
-    left = residual.square().sum(dim=1).quantile(NOISE_QUANTILE)
-    return float((left / quantile_of_chi2).sqrt())
+    left = residual.square().sum(dim=1).sort().values
+    place, share = divmod(NOISE_QUANTILE * (len(left) - 1), 1)
+    usual = torch.lerp(left[int(place)], left[min(int(place) + 1, len(left) - 1)], share)
+    deviation: Tensor = (usual / quantile_of_chi2).sqrt()
+    return deviation
 
 
 # The floor
@@ -303,7 +333,7 @@ def find_plane(points: Array, up: Array | None = None, seed: int = 0) -> Plane |
     fills most voxels: a floor counts by its area, not by how densely it was measured. Planes are tried
     through single points with the normals of their surroundings (RANSAC).
     """
-    some = points[thinned(points, thinning_cell(points, PLANE_POINTS))]
+    some = points[thinned(points, thinning_cell(points, PLANE_POINTS)).cpu().numpy()]
     tolerance = PLANE_TOLERANCE * _diagonal(some) + 2 * local_noise(points)
     feet, normals = _tried_planes(some, np.random.default_rng(seed))
     if up is not None:
@@ -323,7 +353,7 @@ def _tried_planes(points: Array, rng: np.random.Generator) -> tuple[Array, Array
     """Points (T, 3) and the normals (T, 3) of the surface around them."""
     picks = points[rng.permutation(len(points))[:PLANE_TRIES]]
     _, neighbours = Neighbours(points).nearest(picks, min(30, len(points)))
-    return points[neighbours].mean(axis=1), least_axes(points, neighbours)[0]
+    return points[neighbours].mean(axis=1), least_axes(points, neighbours)[0].cpu().numpy()
 
 
 def _fitted(points: Array, held: Mask, tolerance: float, up: Array | None) -> Plane:
@@ -395,7 +425,8 @@ def standing_on_plane(points: Array, up: Array | None = None, seed: int = 0) -> 
 
 def _object(points: Array, plane: Plane) -> Mask:
     """Which points (N,) are of the largest thing: a cluster and those that belong to it."""
-    some, labels = _clustered(points)
+    spread, labels = _clustered(here(points))
+    some = spread.cpu().numpy()
     parts = np.argsort(-np.bincount(labels[some]), kind="stable")
     things = [_belonging(points[some], labels[some], seed, parts, plane) for seed in parts[:SEEDS]]
     largest = max(things, key=lambda thing: int(np.isin(labels[some], thing).sum()))

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from model.streams import device_here
+from model.streams import here
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -33,10 +33,10 @@ MOST_PAIRS = 20_000_000_000
 class Neighbours:
     """Points (M, D) of which the nearest to others are looked for."""
 
-    def __init__(self, points: ArrayLike) -> None:
-        self.points = np.asarray(points, dtype=float)
+    def __init__(self, points: ArrayLike | Tensor) -> None:
+        self.points = here(points)
 
-    def nearest(self, others: ArrayLike, count: int = 1) -> tuple[Array, Indices]:
+    def nearest(self, others: ArrayLike | Tensor, count: int = 1) -> tuple[Array, Indices]:
         """Distances and numbers of the `count` points nearest to each of (N, D) others, ascending.
 
         Both (N, count), or (N,) of one. `count` is M at most.
@@ -44,24 +44,23 @@ class Neighbours:
         distances, numbers = self.nearest_here(others, count)
         return distances.cpu().numpy(), numbers.cpu().numpy()
 
-    def nearest_here(self, others: ArrayLike, count: int = 1) -> tuple[Tensor, Tensor]:
+    def nearest_here(self, others: ArrayLike | Tensor, count: int = 1) -> tuple[Tensor, Tensor]:
         """The same as tensors, where the thread works."""
-        others, device = np.asarray(others, dtype=float), device_here()
-        if device.type == "cuda" and len(others) * len(self.points) <= MOST_PAIRS:
-            points, others = (torch.from_numpy(part).to(device) for part in (self.points, others))
-            distances, numbers = nearest_by_trying(points, others, count)
+        others = here(others)
+        if others.device.type == "cuda" and len(others) * len(self.points) <= MOST_PAIRS:
+            distances, numbers = nearest_by_trying(self.points, others, count)
             return (distances[:, 0], numbers[:, 0]) if count == 1 else (distances, numbers)
-        found = self._tree.query(others, k=count, workers=torch.get_num_threads())
-        distances, numbers = (torch.from_numpy(np.asarray(part)).to(device) for part in found)
+        found = self._tree.query(others.cpu().numpy(), k=count, workers=torch.get_num_threads())
+        distances, numbers = (torch.from_numpy(np.asarray(part)).to(others.device) for part in found)
         return distances, numbers
 
-    def gap(self, others: ArrayLike) -> float:
+    def gap(self, others: ArrayLike | Tensor) -> float:
         """The least distance from any of these points to any of the others."""
-        return float(self.nearest(others)[0].min())
+        return float(self.nearest_here(others)[0].min())
 
     @cached_property
     def _tree(self) -> cKDTree:
-        return cKDTree(self.points)
+        return cKDTree(self.points.cpu().numpy())
 
 
 def nearest_by_trying(points: Tensor, others: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -104,18 +103,19 @@ def _least(values: Tensor, width: int, count: int) -> Tensor:
     return least.gather(1, place // width) * width + place % width
 
 
-def least_axes(points: Array, numbers: Indices | Tensor) -> tuple[Array, Array, Array]:
+def least_axes(points: ArrayLike | Tensor, numbers: Indices | Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Along which axis (B, 3) those of (N, 3) points vary least that (B, K) numbers name, and how much.
 
-    Returns unit axes, variances (B,) along them and the sums (B,) of the variances along all three.
+    Returns unit axes, variances (B,) along them and the sums (B,) of the variances along all three, where the
+    thread works.
     """
-    device = device_here()
-    around = torch.tensor(points.T, device=device)[:, torch.as_tensor(numbers, device=device)]  # (3, B, K)
+    rows = here(points).T.contiguous()  # a CPU finds three rows sooner than as many columns
+    around = rows[:, torch.as_tensor(numbers, device=rows.device)]  # (3, B, K)
     around -= around.mean(dim=2, keepdim=True)
-    xx, xy, xz, yy, yz, zz = ((around[i] * around[j]).mean(dim=1) for i in range(3) for j in range(i, 3))
-    covariance = torch.stack([xx, xy, xz, xy, yy, yz, xz, yz, zz], dim=1).view(-1, 3, 3)
+    patches = around.transpose(0, 1)  # (B, 3, K)
+    covariance = torch.bmm(patches, patches.mT) / around.shape[2]
     axes, least = _least_eigenvectors(covariance)
-    return axes.cpu().numpy(), least.cpu().numpy(), (xx + yy + zz).cpu().numpy()
+    return axes, least, covariance.diagonal(dim1=1, dim2=2).sum(dim=1)
 
 
 def _least_eigenvectors(matrices: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import ConvexHull, QhullError
+from torch import Tensor
 
 from model import cleaning, ranges
 from model.frame import Similarity, upright
 from model.latent import BACKGROUND, FREE, OUTSIDE, SURFACE, Rows
 from model.neighbours import Neighbours, least_axes
-from model.streams import brought
+from model.streams import brought, here
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -46,6 +48,12 @@ SIGHT_MARGIN = 0.05
 PASSING_SPREAD, PASSING_REACH = 0.15, 1.6
 """Spread in range of the points sampled on rays that passed the object, and how far from the scan's centre
 they may say something; radii of the scan."""
+
+OUT_OF_BOX = 0.002
+"""Share of the points that may be beyond each side of the scan's box."""
+
+SIDES = 32
+"""To so many sides the farthest points of an outline are looked for first."""
 
 OUTLINE_RAYS = 4096
 OUTLINE_REACH, OUTLINE_MARGIN = 1.5, 1.05
@@ -80,6 +88,11 @@ class Observation:
     colors: NDArray[np.uint8] | None = None  # (K, 3) RGB
     removed: dict[str, int] = field(default_factory=dict)  # points left out, by reason
 
+    @cached_property
+    def sided(self) -> Mask:
+        """Of which points of the surface (K,) the normal is known."""
+        return np.asarray(np.isfinite(self.normals).all(axis=1))
+
     def in_scan(self) -> Array:
         """The points of the surface (K, 3) in the scan's frame and unit."""
         return self.from_scan.inverse().apply(self.surface)
@@ -87,36 +100,40 @@ class Observation:
 
 @dataclass(frozen=True)
 class _Cloud:
-    """The points of all views, each with what is known of it."""
+    """The points of all views, each with what is known of it, where the thread works."""
 
-    points: Array  # (N, 3)
-    normals: Array  # (N, 3) as given, NaN where not
-    eyes: Array  # (N, 3) where its sensor stood, NaN where unknown
-    colors: NDArray[np.uint8] | None
-    view: NDArray[np.int64]  # (N,)
+    points: Tensor  # (N, 3)
+    normals: Tensor  # (N, 3) as given, NaN where not
+    colors: Tensor | None  # (N, 3)
+    view: Tensor  # (N,)
+    viewpoints: Tensor  # (V, 3) where the sensor of each view stood, NaN where unknown
 
     def __len__(self) -> int:
         return len(self.points)
 
-    def of(self, keep: Mask | NDArray[np.int64]) -> _Cloud:
-        colors = None if self.colors is None else self.colors[keep]
-        return _Cloud(self.points[keep], self.normals[keep], self.eyes[keep], colors, self.view[keep])
+    def of(self, rows: Tensor) -> _Cloud:
+        """Those of its points that have the numbers (K,)."""
+        colors = None if self.colors is None else self.colors[rows]
+        return _Cloud(self.points[rows], self.normals[rows], colors, self.view[rows], self.viewpoints)
 
     @classmethod
     def joined(cls, parts: Sequence[_Cloud]) -> _Cloud:
         """The points of all parts, in order; all have colours or none."""
         colors = [part.colors for part in parts if part.colors is not None]
         return cls(
-            np.concatenate([part.points for part in parts]),
-            np.concatenate([part.normals for part in parts]),
-            np.concatenate([part.eyes for part in parts]),
-            np.concatenate(colors) if colors else None,
-            np.concatenate([part.view for part in parts]),
+            torch.cat([part.points for part in parts]),
+            torch.cat([part.normals for part in parts]),
+            torch.cat(colors) if colors else None,
+            torch.cat([part.view for part in parts]),
+            parts[0].viewpoints,
         )
 
     def moved(self, to: Similarity) -> _Cloud:
-        points, normals, eyes = to.apply(self.points), to.turn(self.normals), to.apply(self.eyes)
-        return replace(self, points=points, normals=normals, eyes=eyes)
+        turn, translation = here(to.rotation.T), here(to.translation)
+        points, viewpoints = (
+            torch.addmm(translation, part, turn, alpha=to.scale) for part in (self.points, self.viewpoints)
+        )
+        return replace(self, points=points, normals=self.normals @ turn, viewpoints=viewpoints)
 
 
 def observe(
@@ -135,29 +152,33 @@ def observe(
     views = [views] if isinstance(views, View) else list(views)
     rng = np.random.default_rng(seed)
     cloud, removed = _cleaned(_merged(views), upright(up)[1], remove_plane, seed)
-    cloud, noise = _smoothed(cloud, views, rng)
     from_scan = _observation_frame(cloud.points, up)
+    noise = cleaning.local_noise(cloud.points)
+    if noise > SMOOTHED_TO / from_scan.scale:
+        cloud, noise = _smoothed(cloud, views, noise, SMOOTHED_TO / from_scan.scale, rng)
+        from_scan = _observation_frame(cloud.points, up)
     cloud, noise = cloud.moved(from_scan), noise * from_scan.scale
     cloud = _thinned(cloud)
     cloud, normals = _facing(cloud, noise)
-    free, background = _empty_space(views, cloud, from_scan, noise, rng)
-    return Observation(cloud.points, normals, free, background, from_scan, noise, cloud.colors, removed)
+    empty = _empty_space(views, cloud, from_scan, noise, rng)
+    surface, outward, free, background = (part.cpu().numpy() for part in (cloud.points, normals, *empty))
+    colors = None if cloud.colors is None else cloud.colors.cpu().numpy()
+    return Observation(surface, outward, free, background, from_scan, noise, colors, removed)
 
 
 def _merged(views: Sequence[View]) -> _Cloud:
-    def known(values: Array | None, view: View) -> Array:
-        if values is None:
-            return np.full((len(view.points), 3), np.nan)
-        return np.broadcast_to(np.asarray(values, dtype=float), (len(view.points), 3))
+    def known(values: Array | None, count: int) -> Array:
+        return np.full((count, 3), np.nan) if values is None else np.asarray(values, dtype=float)
 
     colored = any(view.colors is not None for view in views)
     colors = [np.full((len(v.points), 3), 160, np.uint8) if v.colors is None else v.colors for v in views]
+    points = here(np.concatenate([np.asarray(view.points, dtype=float) for view in views]))
     return _Cloud(
-        np.concatenate([np.asarray(view.points, dtype=float) for view in views]),
-        np.concatenate([known(view.normals, view) for view in views]),
-        np.concatenate([known(view.viewpoint, view) for view in views]),
-        np.concatenate(colors) if colored else None,
-        np.repeat(np.arange(len(views)), [len(view.points) for view in views]),
+        points,
+        here(np.concatenate([known(view.normals, len(view.points)) for view in views])),
+        torch.tensor(np.concatenate(colors), device=points.device) if colored else None,
+        torch.tensor(np.repeat(range(len(views)), [len(v.points) for v in views]), device=points.device),
+        here([known(view.viewpoint, 1).reshape(3) for view in views]),
     )
 
 
@@ -169,13 +190,13 @@ def _cleaned(cloud: _Cloud, up: Array, remove_plane: bool, seed: int) -> tuple[_
         nonlocal cloud
         if not which.all():
             removed[reason] = int((~which).sum())
-            cloud = cloud.of(which)
+            cloud = cloud.of(torch.from_numpy(np.flatnonzero(which)).to(cloud.points.device))
 
-    keep(_finite(cloud.points), "not finite")
+    keep(_finite(cloud.points).cpu().numpy(), "not finite")
     _require_points(cloud)
     _require_extent(cloud.points)
     if remove_plane:
-        standing = cleaning.standing_on_plane(cloud.points, up, seed)
+        standing = cleaning.standing_on_plane(cloud.points.cpu().numpy(), up, seed)
         if standing is None:
             raise UnusableScan("no plane was found under the object: leave out `remove_plane`")
         keep(standing.kept, "plane and surroundings")
@@ -185,8 +206,8 @@ def _cleaned(cloud: _Cloud, up: Array, remove_plane: bool, seed: int) -> tuple[_
     return cloud, removed
 
 
-def _finite(rows: Array) -> Mask:
-    return np.asarray(np.isfinite(rows).all(axis=1))
+def _finite(rows: Tensor) -> Tensor:
+    return rows.isfinite().all(dim=1)
 
 
 def _require_points(cloud: _Cloud) -> None:
@@ -194,45 +215,48 @@ def _require_points(cloud: _Cloud) -> None:
         raise UnusableScan(f"a scan needs at least {MIN_POINTS} usable points, this one has {len(cloud)}")
 
 
-def _require_extent(points: Array) -> None:
-    low, high = cleaning.corners(points)
+def _require_extent(points: Tensor) -> None:
+    low, high = np.array(torch.stack(points.aminmax(dim=0)).tolist())
     if not (high - low).max() > 1e-9 * (1 + np.maximum(-low, high).max()):
         raise UnusableScan("the scan's points all coincide: it has no extent to complete")
 
 
-def _observation_frame(points: Array, up: str | ArrayLike) -> Similarity:
+def _observation_frame(points: Tensor, up: str | ArrayLike) -> Similarity:
     rotation = upright(up)
-    low, high, radius = _box(points @ rotation.T)
+    low, high, radius = _box(points @ here(rotation.T))
     if not radius > 1e-9 * (1 + float(np.abs(low + high).max())):
         raise UnusableScan("the scan's points all coincide: it has no extent to complete")
     return Similarity(1 / radius, rotation, -(low + high) / 2 / radius)
 
 
-def _box(points: Array) -> tuple[Array, Array, float]:
+def _box(points: Tensor) -> tuple[Array, Array, float]:
     """Lower and upper corner (3,) of nearly all of (N, 3) points, and half the diagonal: their radius."""
-    low, high = np.quantile(points, [0.002, 0.998], axis=0)
+    place, share = divmod(OUT_OF_BOX * (len(points) - 1), 1)
+    rows = points.T
+    ends = torch.cat([rows, -rows]).topk(int(place) + 2, largest=False).values[:, -2:]
+    last, after = ends.T
+    low, high = np.array(torch.lerp(last, after, share).tolist()).reshape(2, 3) * [[1], [-1]]
     return low, high, float(np.linalg.norm(high - low) / 2)
 
 
-def _smoothed(cloud: _Cloud, views: Sequence[View], rng: np.random.Generator) -> tuple[_Cloud, float]:
-    """Points with less noise, where it is much and the sensor's place tells its direction; what is left."""
-    noise = cleaning.local_noise(cloud.points)
-    target = SMOOTHED_TO * _box(cloud.points)[2]
-    if noise < target:
-        return cloud, noise
+def _smoothed(
+    cloud: _Cloud, views: Sequence[View], noise: float, target: float, rng: np.random.Generator
+) -> tuple[_Cloud, float]:
+    """Points with less noise, where the sensor's place tells its direction, and what is left of it."""
     parts, left = [], [0.0]
     for number, view in enumerate(views):
-        part = cloud.of(cloud.view == number)
+        part = cloud.of((cloud.view == number).nonzero().squeeze(1))
         if view.viewpoint is None or len(part) < MIN_POINTS:
             parts.append(part)
             left.append(noise)
             continue
-        eye = np.asarray(view.viewpoint, dtype=float)
-        distance = float(np.median(np.linalg.norm(part.points - eye, axis=1)))
+        eye, points = np.asarray(view.viewpoint, dtype=float), part.points.cpu().numpy()
+        distance = float(np.median(np.linalg.norm(points - eye, axis=1)))
         picks = rng.permutation(len(part))[:MAX_POINTS]
-        share = ranges.range_noise(part.points, eye)
-        points, share = ranges.smoothed(part.points, picks, eye, share, target / distance)
-        parts.append(replace(part.of(picks), points=points))
+        share = ranges.range_noise(points, eye)
+        points, share = ranges.smoothed(points, picks, eye, share, target / distance)
+        rows = torch.from_numpy(picks).to(cloud.points.device)
+        parts.append(replace(part.of(rows), points=here(points)))
         left.append(share * distance)
     return _Cloud.joined(parts), max(left)
 
@@ -244,29 +268,31 @@ def _thinned(cloud: _Cloud) -> _Cloud:
     return cloud.of(thin) if len(thin) >= MIN_POINTS else cloud
 
 
-def _facing(cloud: _Cloud, noise: float) -> tuple[_Cloud, Array]:
+def _facing(cloud: _Cloud, noise: float) -> tuple[_Cloud, Tensor]:
     """The points that are neither edges nor seen at a grazing angle, and outward normals (NaN: unknown)."""
-    given, seen = _finite(cloud.normals), _finite(cloud.eyes)
-    if not (given | seen).any():
-        return cloud, np.full_like(cloud.points, np.nan)
+    eyes = cloud.viewpoints[cloud.view]
+    given, seen = _finite(cloud.normals), _finite(eyes)
+    known = given | seen
+    if not known.any():
+        return cloud, torch.full_like(cloud.points, torch.nan)
     estimated, variation = _estimated_normals(cloud.points, noise)
-    normals = np.where(given[:, None], _unit(cloud.normals), estimated)
-    cosine = np.einsum("ij,ij->i", normals, _unit(cloud.eyes - cloud.points))
+    normals = torch.where(given[:, None], _unit(cloud.normals), estimated)
+    cosine = (normals * _unit(eyes - cloud.points)).sum(dim=1)
     flip = ~given & seen & (cosine < 0)
-    normals = np.where(flip[:, None], -normals, normals)
-    normals[~given & ~seen] = np.nan
-    sure = ~seen | ((np.abs(cosine) > GRAZING_COSINE) & (given | (variation < EDGE_VARIATION)))
-    if sure.sum() < MIN_POINTS:
+    normals = torch.where(flip[:, None], -normals, normals)
+    normals = torch.where(known[:, None], normals, torch.nan)
+    sure = ~seen | ((cosine.abs() > GRAZING_COSINE) & (given | (variation < EDGE_VARIATION)))
+    rows = sure.nonzero().squeeze(1)
+    if len(rows) < MIN_POINTS:
         return cloud, normals
-    return cloud.of(sure), normals[sure]
+    return cloud.of(rows), normals[rows]
 
 
-def _unit(vectors: Array) -> Array:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.maximum(lengths, 1e-12))
+def _unit(vectors: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(vectors, dim=1)
 
 
-def _estimated_normals(points: Array, noise: float) -> tuple[Array, Array]:
+def _estimated_normals(points: Tensor, noise: float) -> tuple[Tensor, Tensor]:
     """Unoriented unit normals by PCA over the neighbours, and the share of variance along them.
 
     Neighbourhoods are as wide as the noise asks for: within a few standard deviations of it everything
@@ -274,44 +300,45 @@ def _estimated_normals(points: Array, noise: float) -> tuple[Array, Array]:
     """
     cloud = Neighbours(points)
     some = points[:: max(1, len(points) // 500)]
-    reach = float(np.median(cloud.nearest(some, min(NEIGHBOURS, len(points)))[0][:, -1]))
+    reach = float(cleaning.median(cloud.nearest_here(some, min(NEIGHBOURS, len(points)))[0][:, -1]))
     wider = (4.5 * noise / max(reach, 1e-12)) ** 2
     count = int(np.clip(NEIGHBOURS * wider, NEIGHBOURS, MOST_NEIGHBOURS))
     _, neighbours = cloud.nearest_here(points, min(count, len(points)))
     normals, least, whole = least_axes(points, neighbours)
-    return normals, np.maximum(least - noise**2, 0) / np.maximum(whole, 1e-24)
+    return normals, (least - noise**2).clamp(min=0) / whole.clamp(min=1e-24)
 
 
 def _empty_space(
     views: Sequence[View], cloud: _Cloud, from_scan: Similarity, noise: float, rng: np.random.Generator
-) -> tuple[Array, Array]:
+) -> tuple[Tensor, Tensor]:
     """Points (M, 3) on lines of sight and (B, 3) on rays that passed, of all views with a viewpoint."""
-    free, passed = [np.empty((0, 3))], [np.empty((0, 3))]
+    free, passed = [cloud.points[:0]], [cloud.points[:0]]
     for number, view in enumerate(views):
-        surface = cloud.points[cloud.view == number]
+        surface = cloud.points if len(views) == 1 else cloud.points[cloud.view == number]
         if view.viewpoint is None or not len(surface):
             continue
-        eye = from_scan.apply(np.asarray(view.viewpoint, dtype=float)[None])[0]
+        eye = cloud.viewpoints[number]
         free.append(_sight_samples(surface, eye, noise, rng))
-        rays = (
-            _around_outline(surface, eye, rng) if view.background is None else from_scan.turn(view.background)
-        )
+        if view.background is None:
+            rays = _around_outline(surface, eye, rng)
+        else:
+            rays = here(from_scan.turn(view.background))
         passed.append(_background_samples(rays, surface, eye, rng))
-    return np.concatenate(free), np.concatenate(passed)
+    return torch.cat(free), torch.cat(passed)
 
 
-def _sight_samples(surface: Array, eye: Array, noise: float, rng: np.random.Generator) -> Array:
+def _sight_samples(surface: Tensor, eye: Tensor, noise: float, rng: np.random.Generator) -> Tensor:
     """Two points on each line of sight, uniform over what of it lies near the scan."""
-    targets = np.repeat(surface, 2, axis=0)
-    rays = targets - eye
-    lengths = np.linalg.norm(rays, axis=1)
-    start = np.maximum(lengths - SIGHT_REACH, 0)
-    stop = np.maximum(lengths - max(SIGHT_MARGIN, 3 * noise), start)
-    along = start + rng.random(len(lengths)) * (stop - start)
-    return np.asarray(eye + rays * (along / np.maximum(lengths, 1e-12))[:, None])
+    rays = surface - eye
+    lengths = rays.norm(dim=1, keepdim=True)
+    start = (lengths - SIGHT_REACH).clamp(min=0)
+    stop = torch.maximum(lengths - max(SIGHT_MARGIN, 3 * noise), start)
+    along = torch.lerp(start, stop, here(rng.random((len(surface), 2))))
+    samples: Tensor = eye + rays[:, None] * (along / lengths.clamp(min=1e-12))[:, :, None]
+    return samples.flatten(0, 1)
 
 
-def _around_outline(surface: Array, eye: Array, rng: np.random.Generator) -> Array:
+def _around_outline(surface: Tensor, eye: Tensor, rng: np.random.Generator) -> Tensor:
     """Directions (B, 3) that pass the scan just outside the convex outline it has from the eye.
 
     A scan that was cut out of its surroundings does not say which rays met nothing of the object; these
@@ -319,38 +346,53 @@ def _around_outline(surface: Array, eye: Array, rng: np.random.Generator) -> Arr
     are left alone: sensors miss thin and dark parts.
     """
     if len(surface) < 4:
-        return np.empty((0, 3))
+        return surface[:0]
     rays = _unit(surface - eye)
-    forward = _unit(rays.mean(axis=0, keepdims=True))[0]
-    depth = rays @ forward
-    if depth.min() < 0.2:  # the sensor stands inside the scan: it has no outline
-        return np.empty((0, 3))
-    sideways = np.linalg.svd(forward[None])[2][1:]
-    image = rays @ sideways.T / depth[:, None]
+    forward = _unit(rays.mean(dim=0, keepdim=True))
+    depth = rays @ forward.T
+    *axis, nearest = torch.cat([forward[0], depth.amin(dim=0)]).tolist()
+    if nearest < 0.2:  # the sensor stands inside the scan: it has no outline
+        return surface[:0]
+    sideways = here(np.linalg.svd([axis])[2][1:])
     try:
-        hull = ConvexHull(image)
+        hull = _convex_hull(rays @ sideways.T / depth)
     except QhullError:  # all points on one line of sight
-        return np.empty((0, 3))
-    outline = image[hull.vertices]
+        return surface[:0]
+    outline = hull.points[hull.vertices]
     centre = outline.mean(axis=0)
     size = np.abs(outline - centre).max(axis=0)
     picks = centre + OUTLINE_REACH * size * rng.uniform(-1, 1, (OUTLINE_RAYS, 2))
     smaller = centre + (picks - centre) / OUTLINE_MARGIN  # instead of a larger outline
-    outside = (smaller @ hull.equations[:, :2].T + hull.equations[:, 2] > 0).any(axis=1)
-    return _unit(forward + picks[outside] @ sideways)
+    sides = here(hull.equations)  # (S, 3) outward normals and offsets
+    outside = torch.addmm(sides[:, 2], here(smaller), sides[:, :2].T).amax(dim=1) > 0
+    return _unit(forward + here(picks)[outside] @ sideways)
 
 
-def _background_samples(directions: Array, surface: Array, eye: Array, rng: np.random.Generator) -> Array:
+def _convex_hull(points: Tensor) -> ConvexHull:
+    """Of (N, 2) points. Raises QhullError if they are all in a line.
+
+    Most lie within the polygon of those that are farthest to some sides, and need not be looked at.
+    """
+    angles = np.linspace(0, 2 * np.pi, SIDES, endpoint=False)
+    farthest = (points @ here([np.cos(angles), np.sin(angles)])).argmax(dim=0)
+    corners = points[farthest]  # counter-clockwise
+    x, y = (corners.roll(-1, dims=0) - corners).T
+    outward = torch.stack([y, -x])
+    outside = (points @ outward > (corners.T * outward).sum(dim=0)).any(dim=1)
+    return ConvexHull(points[outside.index_fill(0, farthest, True)].cpu().numpy())
+
+
+def _background_samples(directions: Tensor, surface: Tensor, eye: Tensor, rng: np.random.Generator) -> Tensor:
     """Four points on each ray that passed, about as far away as the surface it passed most closely.
 
     Spread over whole rays, hardly any would lie where a shape that is too large sticks out.
     """
     directions = _unit(directions)
-    _, passed = Neighbours(_unit(surface - eye)).nearest(directions)
-    directions, passed = np.repeat(directions, 4, axis=0), np.repeat(passed, 4)
-    ranges = np.linalg.norm(surface[passed] - eye, axis=1) + PASSING_SPREAD * rng.normal(size=len(passed))
-    points = eye + directions * np.maximum(ranges, 0)[:, None]
-    return np.asarray(points[np.linalg.norm(points, axis=1) < PASSING_REACH])
+    _, passed = Neighbours(_unit(surface - eye)).nearest_here(directions)
+    spread = PASSING_SPREAD * here(rng.normal(size=(len(directions), 4)))
+    ranges = (surface[passed] - eye).norm(dim=1, keepdim=True) + spread
+    points: Tensor = (eye + directions[:, None] * ranges.clamp(min=0)[:, :, None]).flatten(0, 1)
+    return points[points.norm(dim=1) < PASSING_REACH]
 
 
 @dataclass(frozen=True)
@@ -383,7 +425,7 @@ def rows_of(
     """
     rng = np.random.default_rng(seed)
     eta = weights.eta_for(observation)
-    sided = _finite(observation.normals)
+    sided = observation.sided
     count = counts[0] // 2 if sided.any() else counts[0]
     share = weights.surface / 2 if sided.any() else weights.surface
     on = _pick(observation.surface, count, rng)

@@ -8,12 +8,11 @@ directions the inverse depth of a plane is linear, and the noise of stereo and s
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from model.cleaning import deviation_from_quadrics
 from model.neighbours import Neighbours
-from model.streams import device_here
+from model.streams import here
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -40,7 +39,7 @@ def range_noise(points: Array, eye: Array) -> float:
     picks = np.random.default_rng(0).permutation(len(points))[:NOISE_CENTRES]
     _, around = directions.nearest(directions.points[picks], min(NOISE_NEIGHBOURS, len(points)))
     seen = _seen_along(rays[picks], ranges[picks], rays[around])
-    return deviation_from_quadrics(*(torch.from_numpy(part).to(device_here()) for part in seen))
+    return float(deviation_from_quadrics(*(here(part) for part in seen)))
 
 
 def smoothed(points: Array, picks: Indices, eye: Array, noise: float, target: float) -> tuple[Array, float]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 CPU = torch.device("cpu")
@@ -34,6 +34,13 @@ def brought(array: NDArray[np.float32], device: torch.device) -> Tensor:
     """An array on the device, which is not waited for: what it still has to do goes on meanwhile."""
     there = torch.from_numpy(array)
     return there.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else there.to(device)
+
+
+def here(numbers: ArrayLike | Tensor) -> Tensor:
+    """The same numbers where this thread works, in double precision; a tensor already is there."""
+    if isinstance(numbers, Tensor):
+        return numbers
+    return torch.tensor(np.asarray(numbers, dtype=float), device=_own.device)
 
 
 @contextmanager
