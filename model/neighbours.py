@@ -1,4 +1,4 @@
-"""Nearest neighbours: by a tree on as many cores as torch may use, or by trying all on a GPU.
+"""Nearest neighbours: by a tree on as many cores as torch may use, or on a GPU by trying all.
 
 Who asks need not know which: it follows from where the thread works (`model.streams`). And along which
 axis they vary least.
@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from model import fused_points
+from model.kernels import usable
 from model.streams import here
 
 Array = NDArray[np.float64]
@@ -48,7 +50,9 @@ class Neighbours:
         """The same as tensors, where the thread works."""
         others = here(others)
         if others.device.type == "cuda" and len(others) * len(self.points) <= MOST_PAIRS:
-            distances, numbers = nearest_by_trying(self.points, others, count)
+            at_once = usable(others.device) and self.points.shape[1] == 3
+            search = fused_points.nearest if at_once else nearest_by_trying
+            distances, numbers = search(self.points, others, count)
             return (distances[:, 0], numbers[:, 0]) if count == 1 else (distances, numbers)
         found = self._tree.query(others.cpu().numpy(), k=count, workers=torch.get_num_threads())
         distances, numbers = (torch.from_numpy(np.asarray(part)).to(others.device) for part in found)
@@ -109,8 +113,13 @@ def least_axes(points: ArrayLike | Tensor, numbers: Indices | Tensor) -> tuple[T
     Returns unit axes, variances (B,) along them and the sums (B,) of the variances along all three, where the
     thread works.
     """
-    rows = here(points).T.contiguous()  # a CPU finds three rows sooner than as many columns
-    around = rows[:, torch.as_tensor(numbers, device=rows.device)]  # (3, B, K)
+    points = here(points)
+    numbers = torch.as_tensor(numbers, device=points.device)
+    if usable(points.device):
+        return fused_points.axes(points, numbers)
+    around = points.T.contiguous()[
+        :, numbers
+    ]  # (3, B, K): a CPU finds three rows sooner than as many columns
     around -= around.mean(dim=2, keepdim=True)
     patches = around.transpose(0, 1)  # (B, 3, K)
     covariance = torch.bmm(patches, patches.mT) / around.shape[2]

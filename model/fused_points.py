@@ -1,0 +1,55 @@
+"""Neighbours and axes on a GPU in few launches, by `model.kernels.points`, for `model.neighbours`."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+CELLS = 50_000_000
+"""Pairs of a point and a group of points that are looked at at a time."""
+
+ROWS, COLUMNS, PLACES, PATCHES = 16, 64, 512, 32
+"""Points, groups, members of groups, and patches that a program works on."""
+
+
+def nearest(points: Tensor, others: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Distances and numbers (N, count) of those of (M, 3) points that are nearest to each of (N, 3) others.
+
+    As in `neighbours.nearest_by_trying` points come in groups. Distances are compared in single precision: of
+    two that differ by less than 1e-7 of themselves, either may be taken for the smaller one.
+    """
+    width = max(1, round(sqrt(len(points) / count)))
+    groups = -(-len(points) // width)
+    points, chunks = points.contiguous(), others.contiguous().split(max(1, CELLS // groups))
+    found = [_numbers(points, chunk, count, groups, width) for chunk in chunks]
+    numbers = found[0] if len(found) == 1 else torch.cat(found)
+    return (points[numbers] - others[:, None]).norm(dim=2), numbers
+
+
+def _numbers(points: Tensor, others: Tensor, count: int, groups: int, width: int) -> Tensor:
+    from model.kernels.points import least_of_groups, within_groups
+
+    rows, size, chosen = len(others), len(points), min(count, groups)
+    least = others.new_empty((rows, groups), dtype=torch.float32)
+    blocks = -(-rows // ROWS), -(-groups // COLUMNS)
+    least_of_groups[blocks](points, others, least, rows, size, groups, ROWS=ROWS, COLUMNS=COLUMNS)
+    some = least.topk(chosen, largest=False, sorted=False).indices
+    squares = others.new_empty((rows, chosen * width), dtype=torch.float32)
+    blocks = rows, -(-squares.shape[1] // PLACES)
+    within_groups[blocks](points, others, some, squares, size, groups, chosen, width, PLACES=PLACES)
+    place = squares.topk(count, largest=False).indices
+    return some.gather(1, place // width) + groups * (place % width)
+
+
+def axes(points: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What `neighbours.least_axes` finds, in one launch."""
+    from model.kernels.points import least_axes
+
+    rows, each = numbers.shape
+    points, numbers, found = points.contiguous(), numbers.contiguous(), points.new_empty(rows, 3)
+    least, whole = points.new_empty(2, rows)
+    blocks = (-(-rows // PATCHES),)
+    least_axes[blocks](points, numbers, found, least, whole, rows, each, ROWS=PATCHES, num_warps=1)
+    return found, least, whole
