@@ -190,7 +190,7 @@ def step_together(solvers: dict[K, LevenbergMarquardt]) -> dict[K, Exception]:
 
 def _alike(solver: LevenbergMarquardt) -> tuple[object, ...]:
     """What solvers must have in common to be one: rows of other counts would have to be padded."""
-    rows = solver.problems.rows
+    rows = solver.rows
     return (
         id(solver.fields),
         replace(solver.settings, steps=0),

@@ -89,7 +89,7 @@ def solved(
     step.solve[(count,)](
         model.hessian, model.gradient, damping, codes, *_parts(placements), problems.freedom.contiguous(),
         codes.new_empty(count, edge, edge), codes.new_empty(count, edge, BLOCK), move, works, promised, moved,
-        *_parts(there), LENGTH=length, EDGE=edge, ROWS=_power(edge), num_warps=8,
+        *_parts(there), LENGTH=length, EDGE=edge, ROWS=_power(edge),
     )  # fmt: skip
     return works, promised, moved, there
 

@@ -462,53 +462,71 @@ class LevenbergMarquardt:
     def __init__(self, fields: CodedFields, problems: Problems, settings: FitSettings | None = None) -> None:
         self.fields = fields
         self.settings = settings or FitSettings()
-        steps = torch.zeros_like(problems.steps)
-        replays = _waits_for_launches(fields, problems.rows)
-        fits = Fits(
+        self._problems = problems  # as they started
+        self._set(None)
+
+    def _set(self, fits: Fits | None, told: _Told | None = None, own: slice = slice(None)) -> None:
+        """Stand there; nowhere yet if nobody has looked.
+
+        What a step has `told` can be asked for: the problems are `own` of those told of.
+        """
+        self._fits, self._told, self._own = fits, told, own
+        self._standings: list[Standing] | None = None
+
+    @property
+    def _state(self) -> _State:
+        if self._fits is None:
+            here = self._problems
+            self._fits = self._replayed(self._begun, here) if self._replays else self._begun(here)
+        return _State(self._problems, self._fits)
+
+    def _begun(self, problems: Problems) -> Fits:
+        """The fits where they start."""
+        return Fits(
             problems.codes,
             problems.placements,
-            self._replayed(self._linearise, problems) if replays else self._linearise(problems),
-            steps_taken=steps,
-            converged=torch.zeros_like(steps, dtype=torch.bool),
+            self._linearise(problems),
+            steps_taken=torch.zeros_like(problems.steps),
+            converged=torch.zeros_like(problems.steps, dtype=torch.bool),
             damping=torch.full_like(problems.huber, self.settings.damping),
             raised=torch.full_like(problems.huber, 2.0),
         )
-        self._set(_State(problems, fits))
-
-    def _set(self, state: _State, told: _Told | None = None, own: slice = slice(None)) -> None:
-        """Stand there. What a step has `told` can be asked for: the problems are `own` of those told of."""
-        self._state, self._told, self._own = state, told, own
-        self._standings: list[Standing] | None = None
 
     @classmethod
     def joined(cls, fits: Sequence[LevenbergMarquardt]) -> LevenbergMarquardt:
         """One fit of the problems of all, in order; they have fields and settings in common."""
         together = copy(fits[0])
-        problems = Problems.joined([fit._state.problems for fit in fits])
-        parts = [fit._state.fits for fit in fits]
-        together._set(_State(problems, mapped(lambda *some: torch.cat(some), *parts)))
+        together._problems = Problems.joined([fit._problems for fit in fits])
+        begun = any(fit._fits is not None for fit in fits)
+        parts = [fit._state.fits for fit in fits] if begun else []
+        together._set(mapped(lambda *some: torch.cat(some), *parts) if begun else None)
         return together
 
     def part_into(self, fits: Sequence[LevenbergMarquardt]) -> None:
         """Give the fits that were joined into this one what has become of their problems."""
         first, told = 0, self._telling()
         for fit in fits:
-            own = slice(first, first := first + len(fit._state.problems))
-            # Their rows never change: their own are kept, which many problems may share.
-            fit._set(replace(fit._state, fits=self._state.fits.of(own)), told, own)
+            own = slice(first, first := first + len(fit._problems))
+            fit._set(self._state.fits.of(own), told, own)
 
     @property
     def problems(self) -> Problems:
         """The problems, with the best codes and placements so far."""
-        return replace(self._state.problems, codes=self.codes, placements=self.placements)
+        return replace(self._problems, codes=self.codes, placements=self.placements)
+
+    @property
+    def rows(self) -> Rows:
+        """What is known of the field, for each problem."""
+        return self._problems.rows
+
+    @property
+    def _replays(self) -> bool:
+        return _waits_for_launches(self.fields, self.rows)
 
     @property
     def replayed_together(self) -> int:
         """How many fits like this one a GPU replays as one; 0 where steps are taken plainly."""
-        rows = self._state.problems.rows
-        if not _waits_for_launches(self.fields, rows):
-            return 0
-        return self.fields.recorded_rows // rows.weights.numel()
+        return self.fields.recorded_rows // self.rows.weights.numel() if self._replays else 0
 
     @property
     def steps_taken(self) -> Tensor:
@@ -577,20 +595,29 @@ class LevenbergMarquardt:
 
         If it raises, nothing has changed.
         """
-        state = self._state
-        if _waits_for_launches(self.fields, state.problems.rows):
-            made = self._replayed(self._stepped_and_told, state)
-            self._set(replace(state, fits=made.fits), _Told(made.told))
+        if self._replays:
+            begun = self._fits is not None
+            made = (
+                self._replayed(self._stepped_and_told, self._state)
+                if begun
+                else self._replayed(self._begun_and_stepped, self._problems)
+            )
+            self._set(made.fits, _Told(made.told))
             return
+        state = self._state
         moving = state.unfinished.nonzero().squeeze(1)
         some = state if len(moving) == len(state.problems) else state.of(moving)
         fits = self._stepped(some)
-        self._set(replace(state, fits=fits if some is state else state.fits.updated(moving, fits)))
+        self._set(fits if some is state else state.fits.updated(moving, fits))
 
     def _replayed(self, function: Callable[[A], R], argument: A) -> R:
         """What a method makes of its argument, on a GPU."""
         settings = replace(self.settings, steps=0)  # each problem has its own number of steps
         return recorder(function, argument, function.__name__, self.fields, settings)
+
+    def _begun_and_stepped(self, problems: Problems) -> _Stepped:
+        """The first steps, with what goes before them: to replay that alone would take the host as long."""
+        return self._stepped_and_told(_State(problems, self._begun(problems)))
 
     def _stepped_and_told(self, state: _State) -> _Stepped:
         """The fits after the steps that are replayed in one go, and what will be asked about each."""

@@ -215,6 +215,7 @@ def screening(
     tried = _distinct(tried.of(cost.argsort()), kept)
     problems = _problems(some, tried, pose, settings, expected)
     fit = LevenbergMarquardt(starts, problems, settings)
+    yield fit
     while not fit.finished:
         yield fit
     order = fit.cost.argsort()

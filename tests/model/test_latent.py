@@ -339,7 +339,7 @@ def test_where_the_damping_is_too_little_for_the_precision_the_step_is_refused(t
     fit = begun(tiny, samples(SOLIDS["box"]), tiny.codes[:2])
     fits = fit._state.fits
     indefinite = replace(fits.model, hessian=fits.model.hessian - 10 * torch.eye(4 + MOVE_SIZE))
-    fit._set(replace(fit._state, fits=replace(fits, model=indefinite)))
+    fit._set(replace(fits, model=indefinite))
     cost, damping = fit.cost, fits.damping
     fit.step()
     assert torch.equal(fit.codes, fits.codes) and torch.equal(fit.cost, cost)
