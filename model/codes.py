@@ -85,5 +85,5 @@ def nearest_shapes(checkpoint: Checkpoint, code: Tensor, count: int = 5) -> list
     rows = checkpoint.own_shapes
     apart = checkpoint.codes[rows] - code
     distances = ((apart @ checkpoint.prior.precision) * apart).mean(dim=1).clamp(min=0).sqrt()
-    order = distances.argsort()[:count].tolist()
-    return [NearShape(checkpoint.shapes[rows[i]], float(distances[i])) for i in order]
+    least, order = (part.tolist() for part in distances.topk(min(count, len(rows)), largest=False))
+    return [NearShape(checkpoint.shapes[rows[i]], far) for i, far in zip(order, least, strict=True)]

@@ -8,6 +8,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from model.fused_connected import hooked
+from model.kernels import usable
+
 
 def connected_parts(starts: Tensor, ends: Tensor, count: int) -> Tensor:
     """To which part each of so many nodes belongs, (count,): from 0, in the order of their first nodes.
@@ -28,13 +31,18 @@ def parts_by_hooking(starts: Tensor, ends: Tensor, count: int) -> Tensor:
     What links join are the nodes they point to, of which the later one then points to the earlier (hooking,
     Shiloach and Vishkin 1982). Chains of these halve with each jump.
     """
+    first = hooked(starts, ends, count) if usable(starts.device) else _hooked(starts, ends, count)
+    ends_here = first == torch.arange(count, device=first.device)
+    return (ends_here.cumsum(dim=0) - 1)[first]
+
+
+def _hooked(starts: Tensor, ends: Tensor, count: int) -> Tensor:
+    """The first node (count,) of the part that each is of."""
     first = torch.arange(count, device=starts.device)
     while True:
         a, b = first[starts], first[ends]
         if bool((a == b).all()):
-            break
+            return first
         first = first.scatter_reduce(0, torch.maximum(a, b), torch.minimum(a, b), "amin")
         for _ in range(count.bit_length()):
             first = first[first]
-    labels: Tensor = torch.unique(first, return_inverse=True)[1]
-    return labels

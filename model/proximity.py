@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model import fused_proximity
+from model.kernels import usable
 from model.streams import device_here
 
 Array = NDArray[np.float64]
@@ -32,15 +34,26 @@ SLACK = 1e-6
 
 def nearest_on_mesh(vertices: Array, faces: NDArray[np.int32], points: Array) -> tuple[Array, Indices, Array]:
     """Distances (N,) of (N, 3) points to a mesh, the faces (N,) nearest to them, and where on them (N, 3)."""
+    distance, face, at = nearest_here(vertices, faces, points)
+    return distance.cpu().numpy(), face.cpu().numpy(), at.cpu().numpy()
+
+
+def nearest_here(
+    vertices: NDArray[np.floating], faces: NDArray[np.int32], points: Array
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same as tensors, where the thread works."""
     device = device_here()
     if device.type == "cpu":
-        squared, face, at = igl.point_mesh_squared_distance(points, vertices, faces)
-        return np.sqrt(squared), face.astype(np.int64), at
-    ours, others = (torch.from_numpy(part).to(device) for part in (vertices, points))
+        squared, face, at = igl.point_mesh_squared_distance(points, vertices.astype(float), faces)
+        return torch.from_numpy(squared).sqrt(), torch.from_numpy(face).long(), torch.from_numpy(at)
+    ours, theirs, others = (torch.from_numpy(part).to(device) for part in (vertices, faces, points))
+    if usable(device):
+        return fused_proximity.nearest(ours, theirs, others)
+    ours = ours.double()
     origin, size = ours.mean(dim=0), (ours.amax(dim=0) - ours.amin(dim=0)).amax()
-    corners = ((ours - origin) / size)[torch.from_numpy(faces).to(device).long()]
+    corners = ((ours - origin) / size)[theirs.long()]
     distance, face, at = nearest_on_faces(corners, (others - origin) / size)
-    return (size * distance).cpu().numpy(), face.cpu().numpy(), (origin + size * at).cpu().numpy()
+    return size * distance, face, origin + size * at
 
 
 def nearest_on_faces(corners: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:

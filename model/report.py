@@ -18,7 +18,8 @@ from model.frame import Similarity
 from model.latent import KINDS, SURFACE, residuals
 from model.mesh import Mesh, is_closed, parts_of, volume_of
 from model.observation import Observation
-from model.proximity import nearest_on_mesh
+from model.proximity import nearest_here
+from model.streams import device_here, here
 from model.uncertainty import Posterior
 
 Array = NDArray[np.float64]
@@ -235,11 +236,12 @@ def judge(
 
 def _extent(mesh: Mesh, axes: Array) -> tuple[Array, float, Array]:
     """Centre (3,) of the bounding box along the rows of `axes`, farthest vertex from it, box (3,)."""
-    along = axes @ mesh.vertices.T  # (3, V): in rows each least and largest is found in one go
-    low, high = along.min(axis=1), along.max(axis=1)
+    along = torch.from_numpy(mesh.vertices).to(device_here()).double() @ here(axes.T)
+    low, high = along.aminmax(dim=0)
     middle = (low + high) / 2
-    radius = np.linalg.norm(along - middle[:, None], axis=0).max()
-    return middle @ axes, float(radius), high - low
+    radius = (along - middle).norm(dim=1).amax()
+    *box, farthest = torch.cat([middle, high - low, radius[None]]).tolist()
+    return np.array(box[:3]) @ axes, farthest, np.array(box[3:])
 
 
 def _hypothesis(one: Candidate, best: Candidate, from_scan: Similarity) -> Hypothesis:
@@ -313,6 +315,6 @@ def _distance_to_shape(value: Tensor, gradient: Tensor, skin: float) -> Tensor:
 
 def _seen_beside_mesh(done: Finished, eta: float) -> tuple[float, float]:
     """Share of observed points within η of the mesh, and their root mean squared distance; scan's unit."""
-    seen = done.observation.in_scan()
-    distance, _, _ = nearest_on_mesh(done.mesh.vertices.astype(float), done.mesh.faces, seen)
-    return float((distance < eta).mean()), float(np.sqrt((distance**2).mean()))
+    distance, _, _ = nearest_here(done.mesh.vertices, done.mesh.faces, done.observation.in_scan())
+    within, rms = torch.stack([(distance < eta).double().mean(), distance.square().mean().sqrt()]).tolist()
+    return within, rms

@@ -1,15 +1,18 @@
-"""Neighbours and axes by the kernels for a GPU, run by Triton's interpreter, beside a tree and LAPACK."""
+"""What points and meshes tell, by the kernels for a GPU in Triton's interpreter, beside what a CPU uses."""
 
 from __future__ import annotations
 
 import os
 
+import igl
 import numpy as np
 import pytest
 import torch
+import trimesh
 from scipy.spatial import cKDTree
 
-from model import fused_points
+from model import fused_connected, fused_points, fused_proximity
+from model.connected import connected_parts
 
 os.environ["TRITON_INTERPRET"] = "1"  # looked at when Triton is imported
 pytest.importorskip("triton")
@@ -62,3 +65,42 @@ def test_points_vary_least_along_the_last_axis_of_lapack(spread: tuple[float, fl
     assert np.allclose(whole, patches.var(axis=1).sum(axis=1))
     assert np.allclose(np.linalg.norm(axes, axis=1), 1)
     assert np.allclose(np.einsum("bij,bj->bi", covariance, axes), least[:, None] * axes, atol=1e-12)
+
+
+def test_distances_to_a_mesh_are_those_of_a_tree_of_boxes() -> None:
+    rng = np.random.default_rng(0)
+    ball, box = trimesh.creation.icosphere(3, 0.5), trimesh.creation.box((0.2, 1.0, 0.6))
+    body = trimesh.util.concatenate([box, ball])
+    vertices, faces = np.asarray(body.vertices), np.asarray(body.faces, np.int32)
+    near = vertices[::40] + 0.01 * rng.normal(size=(len(vertices[::40]), 3))
+    points = np.concatenate([near, 3 * rng.normal(size=(20, 3)), vertices[:20]])
+    given = (torch.from_numpy(part) for part in (vertices, faces, points))
+    distance, face, at = (part.numpy() for part in fused_proximity.nearest(*given))
+    squared, _, there = igl.point_mesh_squared_distance(points, vertices, faces)
+    assert np.allclose(distance, np.sqrt(squared), atol=1e-12)
+    assert np.allclose(np.linalg.norm(points - at, axis=1), distance, atol=1e-12)
+    weights = trimesh.triangles.points_to_barycentric(vertices[faces][face], at)
+    assert weights.min() > -1e-9 and np.allclose(weights.sum(axis=1), 1)
+    assert (np.abs(at - there).max(axis=1) < 1e-9).mean() > 0.95  # the middle of the ball has several
+
+
+def test_faces_without_area_are_edges() -> None:
+    vertices = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0.5, 0, 0], [0, 1, 0]])
+    faces = torch.tensor([[0, 1, 2], [0, 0, 3]], dtype=torch.int32)
+    points = torch.tensor([[0.4, -0.3, 0.0], [-1.0, 0.5, 0.0]], dtype=torch.float64)
+    distance, _, at = fused_proximity.nearest(vertices, faces, points)
+    assert torch.allclose(distance, torch.tensor([0.3, 1.0]).double(), atol=1e-6)
+    assert torch.allclose(at, torch.tensor([[0.4, 0.0, 0.0], [0.0, 0.5, 0.0]]).double(), atol=1e-6)
+
+
+@pytest.mark.parametrize(("count", "links"), [(1, 0), (300, 200), (1000, 900), (500, 2000)])
+def test_parts_are_those_of_scipy(count: int, links: int) -> None:
+    starts, ends = torch.from_numpy(np.random.default_rng(count).integers(0, count, (2, links)))
+    parts, first = connected_parts(starts, ends, count), fused_connected.hooked(starts, ends, count)
+    assert torch.equal(parts[first], parts) and torch.equal(first.unique(), first[first].unique())
+    assert len(first.unique()) == len(parts.unique())
+
+
+def test_a_long_chain_is_one_part() -> None:
+    nodes = torch.from_numpy(np.random.default_rng(0).permutation(700))
+    assert not fused_connected.hooked(nodes[:-1], nodes[1:], len(nodes)).any()
