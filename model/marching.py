@@ -9,7 +9,7 @@ the values; spread out, so that they are no neighbours.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import product
 
 import numpy as np
@@ -36,39 +36,58 @@ MIDDLE, NONE = len(EDGES), -1
 
 @dataclass(frozen=True)
 class Piece:
-    """Triangles in a grid, with what tells their vertices from those of other pieces.
+    """Triangles in a grid, by what tells their corners from all others.
 
     The vertex on the edge from the grid's corner c along axis a has the place 4 c + a; one inside of the cell
-    from c on has 4 c + 3.
+    from c on has 4 c + 3. A cell has the vertices whose places begin with its own first corner; those of its
+    other edges are other cells'.
     """
 
     places: Tensor  # (V,) ascending
-    vertices: Tensor  # (V, 3) double precision, in cells from the first corner
-    faces: Tensor  # (F, 3) counter-clockwise from outside
+    vertices: Tensor  # (V, 3) double precision, in grid cells from the first corner
+    corners: Tensor  # (F, 3) places of triangles' corners, counter-clockwise from outside
 
 
 @torch.no_grad()
-def marched(values: Tensor, crossed: Tensor, cell: float = 1.0) -> Piece:
-    """The zero level of values (X, Y, Z), within the cells (X - 1, Y - 1, Z - 1) that it crosses.
+def marched(values: Tensor, cells: Tensor, cell: float = 1.0) -> Piece:
+    """The zero level of values (X, Y, Z), within the cells that it crosses.
 
-    `cell` is the length of a cell's edge, in the unit of the values.
+    `cells` (C, 3) are their first corners, in ascending order; `cell` is the length of a cell's edge, in the
+    unit of the values.
     """
-    device, steps = values.device, torch.tensor([*values.stride(), 0], device=values.device)
-    table, unsure, edges, corners = (part.to(device) for part in _tables())
-    first = (crossed.nonzero() * steps[:3]).sum(dim=1)
-    around = _clipped(values.view(-1)[first[:, None] + (corners * steps[:3]).sum(dim=1)], cell)  # (C, 8)
-    signs = ((around < 0) << torch.arange(8, device=device)).sum(dim=1)
-    cells, joined = _by_table(table, signs)
+    table, unsure = _tables(values.device)
+    first = places_of(cells, values)
+    around = _clipped(values.view(-1)[first + to_corners(values)[:, None]], cell)  # (8, C)
+    signs = ((around < 0) << torch.arange(8, device=cells.device)[:, None]).sum(dim=0)
+    where, edges = _by_table(table, signs)
     several = unsure[signs].nonzero().squeeze(1)
-    of_several, others, within, middles = _by_lewiner(around[several].cpu().numpy())
-    cells = torch.cat([cells, several[torch.from_numpy(of_several).to(device)]])
-    joined = torch.cat([joined, torch.from_numpy(others).to(device)])
-    start = first[cells, None] + (corners[edges[:, 1]] * steps[:3]).sum(dim=1)[joined]
-    places, faces = torch.unique(4 * start + edges[:, 0][joined], return_inverse=True)
-    vertices = _vertices(values, places, steps, cell)
-    inside = 4 * first[several[torch.from_numpy(within).to(device)]] + 3
-    vertices[torch.searchsorted(places, inside)] += torch.from_numpy(middles).to(device)
-    return Piece(places, vertices, faces)
+    lewiner = _by_lewiner(around[:, several].T.cpu().numpy())
+    of_several, others, within, middles = (torch.from_numpy(part).to(cells.device) for part in lewiner)
+    where, edges = torch.cat([where, several[of_several]]), torch.cat([edges, others])
+    corners = 4 * first[where, None] + _moves(values.stride(), values.device)[1][edges]
+    crossed, along = _on_own_edges(around)
+    crossed[several[within], 3], along[several[within], 3] = True, middles
+    cell_of, axis = crossed.nonzero().T
+    return Piece(4 * first[cell_of] + axis, cells[cell_of] + along[cell_of, axis], corners)
+
+
+def places_of(corners: Tensor, values: Tensor) -> Tensor:
+    """Where the values of (N, 3) corners stand among those of a flattened grid, (N,)."""
+    along = values.stride()
+    return corners[:, 0] * along[0] + corners[:, 1] * along[1] + corners[:, 2]
+
+
+def to_corners(values: Tensor) -> Tensor:
+    """How far in a flattened grid the values of a cell's corners stand behind that of its first, (8,)."""
+    return _moves(values.stride(), values.device)[0]
+
+
+@lru_cache(maxsize=64)
+def _moves(along: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """The same by a grid's strides; and how far places of vertices (13,) are behind 4 times the first's."""
+    corners = CORNERS @ along
+    axis, corner = np.array([*EDGES, (3, 0)]).T
+    return torch.from_numpy(corners).to(device), torch.from_numpy(4 * corners[corner] + axis).to(device)
 
 
 def _clipped(values: Tensor, cell: float) -> Tensor:
@@ -83,22 +102,23 @@ def _by_table(table: Tensor, signs: Tensor) -> tuple[Tensor, Tensor]:
     return rows // table.shape[1], joined[rows]
 
 
-def _vertices(values: Tensor, places: Tensor, steps: Tensor, cell: float) -> Tensor:
-    """Where on their edges (V, 3) the values are zero; of those inside of a cell, its first corner."""
-    start, axis = places // 4, places % 4
-    flat = values.view(-1)
-    near, far = (_clipped(flat[at], cell).double().abs() for at in (start, start + steps[axis]))
-    corner = torch.stack([start // steps[0], start % steps[0] // steps[1], start % steps[1]], dim=1)
-    along = torch.eye(4, 3, dtype=torch.float64, device=values.device)[axis]
-    return corner + (near / (near + far))[:, None] * along
+def _on_own_edges(around: Tensor) -> tuple[Tensor, Tensor]:
+    """Which edges from their first corner on cells with such values (8, C) have a vertex on, and where.
+
+    For each axis, and for a vertex inside, which none has yet: (C, 4), and (C, 4, 3) in cells.
+    """
+    near, far = around[:1], torch.stack([around[4], around[2], around[1]])
+    crossed = torch.nn.functional.pad((near < 0) != (far < 0), (0, 0, 0, 1))
+    near, far = near.double().abs(), far.double().abs()
+    along = torch.zeros((around.shape[1], 4, 3), dtype=torch.float64, device=around.device)
+    along[:, :3].diagonal(dim1=1, dim2=2).copy_((near / (near + far)).T)
+    return crossed.T, along
 
 
 @cache
-def _tables() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What there is to know of cells, by the bits of their corners below zero where it depends on these.
-
-    The edges (256, T, 3) that triangles join; whether it is unsure (256,); the axis and the first corner
-    (13, 2) of an edge, and of a vertex inside; the corners (8, 3).
+def _tables(device: torch.device) -> tuple[Tensor, Tensor]:
+    """By the bits of a cell's corners below zero: the edges (256, T, 3) that triangles join, and whether they
+    are unsure (256,).
     """
     below = np.arange(256)[:, None] >> np.arange(8) & 1
     cells, joined, _, _ = _by_lewiner(np.where(below, -1.0, 1.0))
@@ -109,9 +129,7 @@ def _tables() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     number = np.arange(len(cells)) - np.searchsorted(cells[order], cells[order])
     table = np.full((256, number.max() + 1, 3), NONE)
     table[cells[order], number] = joined[order]
-    edges = np.concatenate([EDGES, [[3, 0]]])
-    a, b, c, d = (torch.from_numpy(part) for part in (table, unsure, edges, CORNERS))
-    return a, b, c, d
+    return torch.from_numpy(table).to(device), torch.from_numpy(unsure).to(device)
 
 
 def _is_unsure(below: Indices) -> bool:

@@ -1,13 +1,15 @@
 """The zero level set of a field as a closed mesh, evaluated coarse to fine and slab by slab.
 
 The corners of a coarse grid are evaluated, then its spacing is halved until the resolution is reached. A
-new corner p lies in the middle of pairs of known ones, a and b, each of them d away. How steep the field is
-(its Lipschitz constant L) and how sharply it bends (B) bound it there: where f(a) and f(b) have one sign,
+new corner p lies in the middle of one, two or four pairs of corners of a coarse cell, a and b, each of them d
+away. How steep the field is (its Lipschitz constant L) and how sharply it bends (B) bound it there: where f(a)
+and f(b) have one sign,
 
     |f(p)| ≥ max(|f(a)|, |f(b)|) − L d     and     |f(p)| ≥ |f(a) + f(b)| / 2 − B d.
 
 If either is above zero, p has that sign too, and the bound stands for its value: what follows from it in turn
-is a bound as well. Otherwise p is evaluated. On the last grid all corners of cells with both signs are
+is a bound as well. Otherwise p is evaluated. That new corners do not wait for each other costs a few per cent
+of evaluations more, and lets a grid be halved in one go. On the last grid all corners of cells with both signs are
 evaluated, so that marching cubes sees there what a dense grid would have shown it. If one of them turns out
 to have another sign than it was given, the field is steeper than it says, and all is done again with twice
 its constants.
@@ -21,7 +23,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from itertools import combinations, product
+from math import sqrt
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.field import Field, at_a_time
-from model.marching import marched
+from model.marching import marched, places_of, to_corners
 from model.mesh import Mesh
 
 OnChunk = Callable[[], None]
@@ -40,7 +43,7 @@ HALF_WIDTH = 1.04
 
 FEWEST_CELLS = 12
 """The coarsest grid has at least as many cells along an edge, where the resolution allows, and less than
-twice as many; on a GPU it has twice as many: launching a halving takes longer than evaluating all corners."""
+twice as many; on a GPU it has four times as many: a halving takes longer than evaluating all corners does."""
 
 THRIFT = 1.0
 """A corner of a grid that will be halved again is evaluated if its bound is below this many of its cells:
@@ -75,6 +78,16 @@ class ZeroLevel:
 
 
 @dataclass(frozen=True)
+class Surface:
+    """The same where the field is, with normals."""
+
+    vertices: Tensor  # (V, 3) canonical frame
+    faces: Tensor  # (F, 3) counter-clockwise from outside
+    normals: Tensor  # (V, 3) unit, outward
+    evaluations: int
+
+
+@dataclass(frozen=True)
 class Extraction:
     """A mesh in the canonical frame and what it cost."""
 
@@ -95,10 +108,10 @@ def extract_surface(
     `skin` is the τ by which the field's shapes are thickened: vertices go back by it where the part is
     thick enough. Raises NoSurface.
     """
-    level = zero_level(field, resolution, dense=dense, on_chunk=on_chunk)
-    vertices, normals = _without_skin(field, level.vertices, skin, on_chunk)
-    evaluations = level.evaluations + (2 if skin > 0 else 1) * len(vertices)
-    return Extraction(Mesh(vertices, level.faces, normals), evaluations)
+    vertices, faces, evaluations = _found(field, resolution, dense, on_chunk)
+    vertices, normals = _without_skin(field, vertices, skin, on_chunk)
+    evaluations += (2 if skin > 0 else 1) * len(vertices)
+    return Extraction(Mesh(_array(vertices), _array(faces.int()), _array(normals)), evaluations)
 
 
 def zero_level(
@@ -108,16 +121,27 @@ def zero_level(
 
     The mesh is closed at the border of the grid, whatever the field does there. Raises NoSurface.
     """
+    vertices, faces, evaluations = _found(field, resolution, dense, on_chunk)
+    return ZeroLevel(_array(vertices), _array(faces.int()), evaluations)
+
+
+def _found(field: Field, resolution: int, dense: bool, on_chunk: OnChunk) -> tuple[Tensor, Tensor, int]:
+    """Vertices (V, 3) and faces (F, 3) where the field is, and how often it was evaluated."""
     sampler = _Sampler(field, on_chunk)
-    base, halvings = _grids(resolution, at_a_time(field.device, FEWEST_CELLS, 2 * FEWEST_CELLS))
+    base, halvings = _grids(resolution, at_a_time(field.device, FEWEST_CELLS, 4 * FEWEST_CELLS))
     if dense:
         base, halvings = base << halvings, 0
     while True:
         try:
             vertices, faces = _stitched(_slabs(sampler, base, halvings))
-            return ZeroLevel(vertices, faces, sampler.evaluations)
+            return vertices, faces, sampler.evaluations
         except _SteeperThanSaid:
             sampler.steepening *= 2
+
+
+def _array(values: Tensor) -> NDArray[Any]:
+    array: NDArray[Any] = values.cpu().numpy()
+    return array
 
 
 def _grids(resolution: int, fewest: int) -> tuple[int, int]:
@@ -152,29 +176,36 @@ class _Sampler:
         return self.steepening * self.field.bend * distance
 
     def bound(self, a: Tensor, b: Tensor, distance: Tensor) -> Tensor:
-        """Least |f| in the middle of corners that are `distance` away; 0 where they differ in sign."""
+        """Least |f| in the middle of corners that are `distance` away, with f's sign; 0 if that is unsure."""
         mean = (a + b).abs_().div_(2).sub_(self.bend(1.0) * distance)
         steepest = self.steepening * self.field.lipschitz * distance
         larger = torch.maximum(a.abs(), b.abs()).sub_(steepest)
-        return torch.maximum(mean, larger).mul_(a * b > 0)
+        return torch.maximum(mean, larger).clamp_(min=0).copysign_(a).mul_(a * b > 0)
 
 
 @dataclass
 class _Slab:
-    """Corner values of neighbouring planes of a grid with N cells along an edge."""
+    """Corner values of neighbouring planes of a grid, which may reach `beyond` its far ends."""
 
-    values: Tensor  # (X, N + 1, N + 1): f, or a bound of it with the same sign
-    exact: Tensor  # (X, N + 1, N + 1): whether it is f
+    values: Tensor  # (X, Y, Y): f, or a bound of it with the same sign
+    exact: Tensor  # (X, Y, Y): whether it is f
     start: int  # index of the first plane
+    cells: int  # of the grid, along an edge
 
     @property
     def cell(self) -> float:
         """Length of a cell's edge."""
-        return 2 * HALF_WIDTH / (self.values.shape[1] - 1)
+        return 2 * HALF_WIDTH / self.cells
 
-    def last_plane(self) -> _Slab:
-        """What the next slab begins with."""
-        return _Slab(self.values[-1:].clone(), self.exact[-1:].clone(), self.start + self.values.shape[0] - 1)
+    def planes(self, first: int) -> _Slab:
+        """Those from `first` on; counted from the last one if it is negative."""
+        start = self.start + first % len(self.values)
+        return _Slab(self.values[first:].clone(), self.exact[first:].clone(), start, self.cells)
+
+    def within(self) -> _Slab:
+        """The same without what is beyond the grid, or another slab's."""
+        values, exact = (part[:-1, :-1, :-1].contiguous() for part in (self.values, self.exact))
+        return _Slab(values, exact, self.start, self.cells)
 
     def points(self, corners: Tensor) -> Tensor:
         """Where (N, 3) corners of this slab, or points between them, lie: canonical frame."""
@@ -182,39 +213,49 @@ class _Slab:
         exact[:, 0] += self.start
         return exact.mul_(self.cell).sub_(HALF_WIDTH).float()
 
-    def places(self, corners: Tensor) -> Tensor:
-        """Where the values of (…, 3) corners stand in the flattened slab, (…)."""
+    def corners(self, places: Tensor) -> Tensor:
+        """The corners (N, 3) whose values stand there (N,)."""
         along = self.values.stride()
-        return corners[..., 0] * along[0] + corners[..., 1] * along[1] + corners[..., 2]
+        return torch.stack([places // along[0], places % along[0] // along[1], places % along[1]], dim=1)
 
 
 def _slabs(sampler: _Sampler, base: int, halvings: int) -> Iterator[tuple[_Slab, Tensor]]:
-    """The finest grid, slab by slab, with its crossed cells; each begins with the last plane before it."""
-    finest = base << halvings
+    """The finest grid, slab by slab, with its crossed cells (C, 3); each begins with the last plane before.
+
+    A grid that is to be halved goes one cell beyond its far ends, and its slabs one beyond theirs: so each
+    corner is the first of a cell, and each new one belongs to one cell.
+    """
+    finest, beyond = base << halvings, min(halvings, 1)
     most = at_a_time(sampler.field.device, *SLAB_VALUES)
     thickness = max(1, most // ((finest + 1) ** 2 << halvings))
     before: list[_Slab | None] = [None] * (halvings + 1)
     for start in range(0, base, thickness):
-        slab = _evaluated(sampler, base, start, min(start + thickness, base), before[0])
+        stop = min(start + thickness, base)
+        slab = _evaluated(sampler, base, start, stop + beyond, base + beyond, before[0])
         for level in range(halvings + 1):
             if level > 0:
                 least = (CERTAIN if level == halvings else THRIFT) * slab.cell / 2
                 slab = _halved(sampler, slab, before[level], least)
-            if level == halvings:
-                _close_border(slab)
-                crossed = _settle(sampler, slab)
-            before[level] = slab.last_plane()
+            before[level] = last = slab.planes(-1 - beyond)
+        slab = slab.within() if beyond else slab
+        _close_border(slab)
+        crossed = _settle(sampler, slab)
+        grid = slice(finest + 1)
+        last.values[0, grid, grid], last.exact[0, grid, grid] = slab.values[-1], slab.exact[-1]
         yield slab, crossed
 
 
-def _evaluated(sampler: _Sampler, cells: int, first: int, last: int, before: _Slab | None) -> _Slab:
-    """Planes `first` to `last` of a grid, every corner evaluated but those of the plane before."""
+def _evaluated(
+    sampler: _Sampler, cells: int, first: int, last: int, farthest: int, before: _Slab | None
+) -> _Slab:
+    """Planes `first` to `last` of a grid, every corner up to `farthest` evaluated but those of `before`."""
     device = sampler.field.device
-    values = torch.empty((last + 1 - first, cells + 1, cells + 1), device=device)
-    slab = _Slab(values, torch.ones_like(values, dtype=torch.bool), first)
+    values = torch.empty((last + 1 - first, farthest + 1, farthest + 1), device=device)
+    slab = _Slab(values, torch.ones_like(values, dtype=torch.bool), first, cells)
     new = slice(0, None)
     if before is not None:
-        values[0], new = before.values[0], slice(1, None)
+        new = slice(len(before.values), None)
+        values[: new.start] = before.values
     corners = torch.cartesian_prod(*(torch.arange(size, device=device) for size in values[new].shape))
     corners[:, 0] += new.start
     values[new].view(-1).copy_(sampler.distance(slab.points(corners)))
@@ -223,140 +264,126 @@ def _evaluated(sampler: _Sampler, cells: int, first: int, last: int, before: _Sl
 
 def _halved(sampler: _Sampler, coarse: _Slab, before: _Slab | None, least: float) -> _Slab:
     """The slab on a grid of half the spacing; corners whose bound is not above `least` are evaluated."""
-    loss = 3 * sampler.bend(coarse.cell / 2)  # from a cell's corners to its edges, its faces, its middle
-    cells = _bound_in_cells(coarse.values)
-    near = ~(cells.abs() > 2 * loss)  # what the grids to come may lose is as much again
-    values = _doubled((cells.abs() - loss).copysign(cells))
-    values = torch.nn.functional.pad(values[None], (0, 1) * 3, mode="replicate")[0]
-    slab = _Slab(values, torch.zeros_like(values, dtype=torch.bool), 2 * coarse.start)
-    slab.values[::2, ::2, ::2], slab.exact[::2, ::2, ::2] = coarse.values, coarse.exact
-    unknown = _corners_of(_doubled(near))
+    loss = sqrt(3) * sampler.bend(coarse.cell / 2)  # from a cell's corners to its middle, the farthest
+    low, high = _extremes(coarse.values)
+    far = (low > 2 * loss) | (high < -2 * loss)  # what the grids to come may lose is as much again
+    bound = (low - loss).clamp_(min=0) + (high + loss).clamp_(max=0)
+    values = torch.nn.functional.interpolate(bound[None, None], scale_factor=2)[0, 0]  # every cell as eight
+    slab = _Slab(values, torch.zeros_like(values, dtype=torch.bool), 2 * coarse.start, 2 * coarse.cells)
+    known = coarse.within()
+    slab.values[::2, ::2, ::2], slab.exact[::2, ::2, ::2] = known.values, known.exact
+    cells = _and_those_after(~far)
     if before is not None:
-        slab.values[:1], slab.exact[:1], unknown[0] = before.values, before.exact, False
-    corners = unknown.nonzero()
-    odd = (corners & 1).sum(dim=1)
-    for count in (1, 2, 3):
-        _fill(sampler, slab, corners[odd == count], count, least)
+        slab.values[:2], slab.exact[:2], cells[0] = before.values, before.exact, False
+    for some in cells.nonzero().split(at_a_time(cells.device, *CHUNK)):
+        _fill(sampler, coarse, slab, some, least)
     return slab
 
 
-def _fill(sampler: _Sampler, slab: _Slab, corners: Tensor, count: int, least: float) -> None:
-    """Bound or evaluate corners (N, 3) of which so many indices are odd.
-
-    Their neighbours along the axes of these have fewer: they are known.
-    """
-    steps, lengths = _half_of_the_steps(count, corners.device)
-    flat, place = slab.values.view(-1), slab.places(corners)
-    odd = ((corners & 1) << torch.arange(3, device=corners.device)).sum(dim=1)
-    move = slab.places(steps)[:, odd]  # (S, N)
-    a = flat[place - move]
-    bound, best = sampler.bound(a, flat[place + move], slab.cell * lengths).max(dim=0)
-    values = bound.clamp(min=0).copysign(a.gather(0, best[None])[0])
-    open_ = (~(bound > least)).nonzero().squeeze(1)
-    values[open_] = sampler.distance(slab.points(corners[open_]))
-    flat[place] = values
-    slab.exact.view(-1)[place[open_]] = True
+def _fill(sampler: _Sampler, coarse: _Slab, slab: _Slab, cells: Tensor, least: float) -> None:
+    """Bound or evaluate the seven new corners of each of (N, 3) coarse cells: those next to its first."""
+    first, second, length = _opposite(cells.device)
+    around = coarse.values.view(-1)[
+        places_of(cells, coarse.values) + to_corners(coarse.values)[:, None]
+    ]  # (8, N)
+    bounds = sampler.bound(around[first], around[second], slab.cell * length)
+    values = bounds.amax(dim=0).clamp_(min=0).add_(bounds.amin(dim=0).clamp_(max=0)).view(-1)
+    open_ = (~(values.abs() > least)).nonzero().squeeze(1)
+    places = (places_of(2 * cells, slab.values) + to_corners(slab.values)[1:, None]).view(-1)
+    evaluated = places[open_]
+    values[open_] = sampler.distance(slab.points(slab.corners(evaluated)))
+    slab.values.view(-1)[places] = values
+    slab.exact.view(-1)[evaluated] = True
 
 
 @cache
-def _half_of_the_steps(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Steps to a corner's neighbours along the axes whose indices are odd, one of each two opposite ones.
+def _opposite(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Corners of a cell in whose middle the new corners next to its first one lie, by twos.
 
-    They are (S, 8, 3) for so many odd ones, by the bits of these; their lengths (S, 1).
+    By their numbers in `marching.CORNERS`, both (4, 7), some of them repeated; and how far away they are,
+    (4, 7, 1), in new cells.
     """
-    half = [step for step in product((-1, 0, 1), repeat=count) if step > (0,) * count]
-    steps = torch.zeros(len(half), 8, 3, dtype=torch.long)
-    for axes in combinations(range(3), count):
-        steps[:, sum(1 << axis for axis in axes), axes] = torch.tensor(half)
-    return steps.to(device), torch.tensor(half).float().norm(dim=1, keepdim=True).to(device)
+    pairs = [[(a, new - a) for a in range(new) if a & ~new == 0 and a < new - a] for new in range(1, 8)]
+    four = torch.tensor([(pair * 4)[:4] for pair in pairs])  # (7, 4, 2)
+    length = torch.tensor([new.bit_count() for new in range(1, 8)]).sqrt().expand(4, 7)[:, :, None]
+    return four[..., 0].T.to(device), four[..., 1].T.to(device), length.to(device)
 
 
-def _bound_in_cells(values: Tensor) -> Tensor:
-    """The value nearest to zero of each cell's corners; 0 where they differ in sign."""
+def _extremes(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The least and the largest value of each cell's corners."""
+    low = high = values
     for axis in range(3):
         size = values.shape[axis] - 1
-        a, b = values.narrow(axis, 0, size), values.narrow(axis, 1, size)
-        values = torch.where(a.abs() < b.abs(), a, b) * (a * b > 0)
-    return values
+        low = torch.minimum(low.narrow(axis, 0, size), low.narrow(axis, 1, size))
+        high = torch.maximum(high.narrow(axis, 0, size), high.narrow(axis, 1, size))
+    return low, high
 
 
-def _doubled(cells: Tensor) -> Tensor:
-    """Every cell as eight."""
+def _and_those_after(cells: Tensor) -> Tensor:
+    """Marked cells, and those whose first corner is one of theirs."""
     for axis in range(3):
-        cells = cells.repeat_interleave(2, dim=axis)
+        size = cells.shape[axis] - 1
+        before, cells = cells, cells.clone()
+        cells.narrow(axis, 1, size).logical_or_(before.narrow(axis, 0, size))
     return cells
-
-
-def _corners_of(cells: Tensor) -> Tensor:
-    """The corners of marked cells."""
-    corners = torch.zeros([size + 1 for size in cells.shape], dtype=torch.bool, device=cells.device)
-    for part in product((slice(None, -1), slice(1, None)), repeat=3):
-        corners[part].logical_or_(cells)
-    return corners
 
 
 def _close_border(slab: _Slab) -> None:
     """Make the border of the grid outside, so that the mesh is closed whatever the field does there."""
-    cells = slab.values.shape[1] - 1
-    planes = [slab.values[:, 0], slab.values[:, -1], slab.values[:, :, 0], slab.values[:, :, -1]]
-    planes += [slab.values[0]] if slab.start == 0 else []
-    planes += [slab.values[-1]] if slab.start + len(slab.values) == cells + 1 else []
-    for plane in planes:
-        plane.clamp_(min=slab.cell)
+    ends = [
+        (slice(None), 0),
+        (slice(None), -1),
+        (slice(None), slice(None), 0),
+        (slice(None), slice(None), -1),
+    ]
+    ends += [(0,)] if slab.start == 0 else []
+    ends += [(-1,)] if slab.start + len(slab.values) == slab.cells + 1 else []
+    for end in ends:
+        slab.values[end].clamp_(min=slab.cell)
+        slab.exact[end] = True
 
 
 def _settle(sampler: _Sampler, slab: _Slab) -> Tensor:
-    """Evaluate what is not exact of the corners of cells that the surface crosses; which cells those are."""
-    crossed = _crossed(slab.values < 0)
-    wanted = _corners_of(crossed) & ~slab.exact
-    for plane in (wanted[:, 0], wanted[:, -1], wanted[:, :, 0], wanted[:, :, -1]):
-        plane.fill_(False)
-    corners = wanted.nonzero()
-    place, values = slab.places(corners), slab.values.view(-1)
-    found = sampler.distance(slab.points(corners))
-    if ((found < 0) != (values[place] < 0)).any():
+    """Evaluate what is not exact of the corners of cells that the surface crosses; those cells (C, 3)."""
+    cells = _crossed(slab.values < 0).nonzero()
+    around = places_of(cells, slab.values) + to_corners(slab.values)[:, None]  # (8, C)
+    wanted, values = around[~slab.exact.view(-1)[around]].unique(), slab.values.view(-1)
+    found = sampler.distance(slab.points(slab.corners(wanted)))
+    if ((found < 0) != (values[wanted] < 0)).any():
         raise _SteeperThanSaid
-    values[place] = found
-    slab.exact |= wanted
-    return crossed
+    values[wanted], slab.exact.view(-1)[wanted] = found, True
+    return cells
 
 
 def _crossed(inside: Tensor) -> Tensor:
     """The cells whose corners differ in sign."""
-    some = every = inside
+    count = inside.view(torch.int8)  # of the corners that are inside
     for axis in range(3):
-        size = inside.shape[axis] - 1
-        some = some.narrow(axis, 0, size) | some.narrow(axis, 1, size)
-        every = every.narrow(axis, 0, size) & every.narrow(axis, 1, size)
-    return some & ~every
+        size = count.shape[axis] - 1
+        count = count.narrow(axis, 0, size) + count.narrow(axis, 1, size)
+    return (count & 7).bool()  # neither none nor all eight
 
 
-def _stitched(slabs: Iterator[tuple[_Slab, Tensor]]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Vertices (V, 3) and faces (F, 3) of all slabs, each vertex on a plane between two of them once."""
-    places, vertices, faces, count = [], [], [], 0
+def _stitched(slabs: Iterator[tuple[_Slab, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Vertices (V, 3) and faces (F, 3) of all slabs."""
+    places, vertices, corners = [], [], []
     for slab, crossed in slabs:
-        piece = marched(slab.values, crossed, slab.cell)
-        places.append(piece.places + 4 * slab.start * slab.values[0].numel())
+        piece, before = marched(slab.values, crossed, slab.cell), 4 * slab.start * slab.values[0].numel()
+        places.append(piece.places + before)
         vertices.append(slab.points(piece.vertices))
-        faces.append(piece.faces + count)
-        count += len(piece.places)
-    if count == 0:
+        corners.append(piece.corners + before)
+    if not sum(map(len, places)):
         raise NoSurface("the field is positive everywhere: nothing to mesh")
-    whole, number = torch.unique(torch.cat(places), return_inverse=True)
-    found = vertices[0].new_empty((len(whole), 3)).index_copy_(0, number, torch.cat(vertices))
-    return found.cpu().numpy(), number[torch.cat(faces)].int().cpu().numpy()
+    return torch.cat(vertices), torch.searchsorted(torch.cat(places), torch.cat(corners))
 
 
-def _without_skin(
-    field: Field, vertices: NDArray[np.float32], skin: float, on_chunk: OnChunk
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Vertices moved in by the skin, and outward unit normals.
+def _without_skin(field: Field, points: Tensor, skin: float, on_chunk: OnChunk) -> tuple[Tensor, Tensor]:
+    """Vertices (V, 3) moved in by the skin, and outward unit normals.
 
     At 2τ below the vertex the field is −2τ in a thick part, but back at zero in a bare sheet, which
     must stay as thick as the skin made it. In between the move fades, so that no step shows. A field that
     is flatter than a distance reaches −τ farther in.
     """
-    points = torch.from_numpy(vertices).to(field.device)
     parts = points.split(at_a_time(points.device, *CHUNK))
     gradients = torch.cat([_gradient(field, part, on_chunk) for part in parts])
     slope = gradients.norm(dim=1, keepdim=True)
@@ -365,7 +392,7 @@ def _without_skin(
         depth = -_Sampler(field, on_chunk).distance(points - 2 * skin * normals) / skin
         step = skin / slope.clamp(0.5, 2)
         points = points - step * (depth - 0.5).clamp(0, 1).unsqueeze(1) * normals
-    return points.cpu().numpy(), normals.cpu().numpy()
+    return points, normals
 
 
 def _gradient(field: Field, points: Tensor, on_chunk: OnChunk) -> Tensor:

@@ -34,13 +34,15 @@ def turned(faces: np.ndarray) -> set[tuple[int, ...]]:
 
 
 def assert_as_scikit_image(values: Tensor) -> Piece:
-    found = marched(values, crossed_cells(values), CELL)
+    values = torch.nn.functional.pad(values, 6 * (1,), value=CELL)  # each edge that is cut is some cell's own
+    found = marched(values, crossed_cells(values).nonzero(), CELL)
     vertices, faces = as_scikit_image_has_it(values)
     distance, number = cKDTree(vertices).query(found.vertices.numpy())
     assert distance.max() < 1e-5
     assert sorted(number) == list(range(len(vertices)))
-    assert turned(number[found.faces.numpy()]) == turned(faces)
-    assert len(found.faces) == len(faces)
+    assert torch.isin(found.corners, found.places).all()
+    assert turned(number[torch.searchsorted(found.places, found.corners).numpy()]) == turned(faces)
+    assert len(found.corners) == len(faces)
     return found
 
 
@@ -65,10 +67,11 @@ def test_values_of_zero_and_huge_ones_make_no_vertex_on_a_corner() -> None:
     assert (found.vertices != found.vertices.round()).any(dim=1).all()
 
 
-def test_only_marked_cells_are_looked_at() -> None:
+def test_only_the_cells_named_are_looked_at() -> None:
     values = torch.randn(8, 8, 8, generator=torch.Generator().manual_seed(0))
-    marked = torch.zeros(7, 7, 7, dtype=torch.bool)
-    assert len(marched(values, marked).faces) == 0
-    marked[2, 3, 4] = True
-    one = marched(values, marked).vertices
-    assert (one >= torch.tensor([2, 3, 4])).all() and (one <= torch.tensor([3, 4, 5])).all()
+    assert len(marched(values, torch.empty(0, 3, dtype=torch.long)).corners) == 0
+    one = marched(values, torch.tensor([[2, 3, 4]]))
+    assert len(one.corners)
+    assert (one.vertices >= torch.tensor([2, 3, 4])).all() and (one.vertices <= torch.tensor([3, 4, 5])).all()
+    first = torch.stack(torch.unravel_index(one.corners // 4, values.shape), dim=-1)
+    assert (first >= torch.tensor([2, 3, 4])).all() and (first <= torch.tensor([3, 4, 5])).all()
