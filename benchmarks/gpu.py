@@ -37,7 +37,7 @@ from benchmarks import common, throughput, training
 from benchmarks.common import Figure, example
 from model.checkpoint import Checkpoint, choose_device, load_checkpoint
 from model.completion import Completer
-from model.correction import correlation, slope
+from model.correction import Correction, correlation
 from model.latent import Adam, LevenbergMarquardt, Problems
 from model.neighbours import Neighbours
 from model.observation import Observation, observe
@@ -98,8 +98,8 @@ def correctness(here: Completer, folder: Path, resolution: int) -> list[Figure]:
         Figure("E where steps lead, largest error", cost, "of E"),
         Figure("Hessian where steps lead, largest error", hessian, "of its norm"),
         Figure(
-            "correction's kernel and its slope, largest error",
-            kernel_error(here.checkpoint),
+            "correction's kernel, its sums and their gradients, largest error",
+            correction_error(here.checkpoint),
             "of the largest",
         ),
         Figure("distances to neighbours, largest error", neighbour_error(here.checkpoint), "radii"),
@@ -145,15 +145,20 @@ def in_double(problems: Problems) -> Problems:
     return mapped(lambda part: (part.double() if part.is_floating_point() else part).cpu(), problems)
 
 
-def kernel_error(here: Checkpoint) -> float:
-    """Largest difference of the correction's kernel, and of its slope, as a share of their largest values."""
-    distances = torch.linspace(0, 0.6, 10_001, dtype=torch.float64)
-    errors = []
-    for function in (correlation, slope):
-        squares = distances.square()
-        true, found = function(squares), function(squares.to(here.codes)).double().cpu()
-        errors.append(float((found - true).abs().max() / true.abs().max()))
-    return max(errors)
+def correction_error(here: Checkpoint) -> float:
+    """Largest difference of the correction's kernel, of sums of it and of their gradients, of the largest."""
+    squares = torch.linspace(0, 0.6, 10_001, dtype=torch.float64).square()
+    generator = torch.Generator().manual_seed(0)
+    centres, weights, points = (
+        torch.randn(*size, generator=generator, dtype=torch.float64) for size in ((999, 3), (999,), (4001, 3))
+    )
+    exact = Correction(centres / 2, weights, 1.0, torch.eye(1))
+    found = Correction(centres.to(here.codes) / 2, weights.to(here.codes), 1.0, torch.eye(1))
+    pairs = [(correlation(squares), correlation(squares.to(here.device)))]
+    at, there = points / 2, points.to(here.codes) / 2
+    pairs += list(zip(exact.distance_and_gradient(at), found.distance_and_gradient(there), strict=True))
+    pairs.append((exact.distance(at), found.distance(there)))
+    return max(float((two.double().cpu() - one).abs().max() / one.abs().max()) for one, two in pairs)
 
 
 def neighbour_error(here: Checkpoint) -> float:

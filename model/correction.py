@@ -18,6 +18,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from model import fused_correction, kernels
 from model.elementwise import Elementwise
 from model.field import Field, at_a_time
 from model.latent import OUTSIDE, SURFACE, Rows
@@ -62,7 +63,8 @@ def _plain_correlation(squares: Tensor) -> Tensor:
     return much * wendland(distance / wide) + little * wendland(distance / narrow)
 
 
-def _plain_slope(squares: Tensor) -> Tensor:
+def slope(squares: Tensor) -> Tensor:
+    """The correlation's derivative by the distance, over the distance; by the square of the distance too."""
     (wide, much), (narrow, little) = _KERNELS
     distance = squares.clamp(min=0).sqrt_()
     far, near = slope_of_wendland(distance / wide), slope_of_wendland(distance / narrow)
@@ -80,14 +82,8 @@ _LEFT = " ".join(
 _SUM = " + ".join(
     f"T({share}) * l{i} * l{i} * l{i} * l{i} * (T(5) - T(4) * l{i})" for i, share in enumerate(SHARES)
 )
-_SLOPES = " + ".join(
-    f"T({-20 * share / reach**2}) * l{i} * l{i} * l{i}" for i, (reach, share) in enumerate(_KERNELS)
-)
 correlation = Elementwise(_plain_correlation, "correlation", f"{_LEFT} return {_SUM};")
 """Of g at two points, by the square of their distance; 1 at distance 0."""
-
-slope = Elementwise(_plain_slope, "slope", f"{_LEFT} return {_SLOPES};")
-"""The correlation's derivative by the distance, over the distance; by the square of the distance too."""
 
 
 def lifted(points: Tensor) -> Tensor:
@@ -121,6 +117,8 @@ class Correction:
 
     def distance(self, points: Tensor) -> Tensor:
         """g (N,) at (N, 3) points."""
+        if kernels.usable(points.device):
+            return fused_correction.summed(points, self.centres, self.weights, _KERNELS, sloped=False)[0]
         parts = []
         for chunk in points.split(at_a_time(points.device, *CHUNK)):
             centres, weights = self._near(chunk)
@@ -129,6 +127,8 @@ class Correction:
 
     def distance_and_gradient(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """g (N,) and its gradients (N, 3) at (N, 3) points."""
+        if kernels.usable(points.device):
+            return fused_correction.summed(points, self.centres, self.weights, _KERNELS, sloped=True)
         values, gradients = [], []
         for chunk in points.split(at_a_time(points.device, *CHUNK)):
             centres, weights = self._near(chunk)
@@ -141,12 +141,7 @@ class Correction:
         return torch.cat(values), torch.cat(gradients)
 
     def _near(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Lifted centres that reach into the points' bounding box, and their weights.
-
-        To choose some would let a GPU wait longer than all take it.
-        """
-        if points.device.type == "cuda":
-            return self._lifted, self.weights
+        """Lifted centres that reach into the points' bounding box, and their weights."""
         if not len(points):
             return self._lifted[:0], self.weights[:0]
         low, high = points.amin(dim=0) - REACHES[0], points.amax(dim=0) + REACHES[0]

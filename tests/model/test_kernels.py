@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from model import fused, fused_grids, fused_steps, kernels
+from model import fused, fused_correction, fused_grids, fused_steps, kernels
 from model.checkpoint import Checkpoint
+from model.correction import REACHES, SHARES, Correction
 from model.decoder import Decoder, DecoderSpec, without_weight_norm
 from model.latent import (
     CodedFields,
@@ -45,6 +46,7 @@ def small() -> Iterator[None]:
         patch.setattr(fused, "ROWS", 16)
         patch.setattr(fused, "COLUMNS", 32)
         patch.setattr(fused_steps, "ROWS", 32)
+        patch.setattr(fused_correction, "ROWS", 16)
         patch.setattr(fused_steps, "products", lambda jacobian: jacobian.float().mT @ jacobian.float())
         yield
 
@@ -236,6 +238,23 @@ def test_hypotheses_are_judged_as_in_torch() -> None:
     )
     found = fused_grids.judged(shapes.grids, rows, tried, expected, settings, HALF_WIDTH, UNIT)
     assert torch.allclose(found, objective(shapes, problems, settings), rtol=1e-4)
+
+
+# The correction
+
+
+def test_sums_over_centres_are_those_of_torch() -> None:
+    generator = torch.Generator().manual_seed(9)
+    centres, weights, points = (torch.randn(*size, generator=generator) for size in ((70, 3), (70,), (37, 3)))
+    exact = Correction(centres.double() / 2, weights.double(), 1.0, torch.eye(1))
+    value, gradient = exact.distance_and_gradient(points.double() / 2)
+    kernels_of_it = tuple(zip(REACHES, SHARES, strict=True))
+    found, slopes = fused_correction.summed(points / 2, centres / 2, weights, kernels_of_it, sloped=True)
+    assert torch.allclose(found.double(), value, atol=1e-5)
+    assert torch.allclose(slopes.double(), gradient, atol=1e-4)
+    assert torch.equal(
+        fused_correction.summed(points / 2, centres / 2, weights, kernels_of_it, False)[0], found
+    )
 
 
 # Where they can be had
