@@ -21,7 +21,7 @@ from model import cleaning, ranges
 from model.frame import Similarity, upright
 from model.latent import BACKGROUND, FREE, OUTSIDE, SURFACE, Rows
 from model.neighbours import Neighbours, least_axes
-from model.streams import brought, here
+from model.streams import brought, fetched, here
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -161,25 +161,31 @@ def observe(
     cloud = _thinned(cloud)
     cloud, normals = _facing(cloud, noise)
     empty = _empty_space(views, cloud, from_scan, noise, rng)
-    surface, outward, free, background = (part.cpu().numpy() for part in (cloud.points, normals, *empty))
+    surface, outward, free, background = fetched(cloud.points, normals, *empty)
     colors = None if cloud.colors is None else cloud.colors.cpu().numpy()
     return Observation(surface, outward, free, background, from_scan, noise, colors, removed)
 
 
 def _merged(views: Sequence[View]) -> _Cloud:
-    def known(values: Array | None, count: int) -> Array:
-        return np.full((count, 3), np.nan) if values is None else np.asarray(values, dtype=float)
-
-    colored = any(view.colors is not None for view in views)
+    counts = [len(view.points) for view in views]
+    points = torch.cat([here(view.points) for view in views])
+    normals = [_known(view.normals, (count, 3), points) for view, count in zip(views, counts, strict=True)]
     colors = [np.full((len(v.points), 3), 160, np.uint8) if v.colors is None else v.colors for v in views]
-    points = here(np.concatenate([np.asarray(view.points, dtype=float) for view in views]))
+    colored = any(view.colors is not None for view in views)
     return _Cloud(
         points,
-        here(np.concatenate([known(view.normals, len(view.points)) for view in views])),
+        torch.cat(normals),
         torch.tensor(np.concatenate(colors), device=points.device) if colored else None,
-        torch.tensor(np.repeat(range(len(views)), [len(v.points) for v in views]), device=points.device),
-        here([known(view.viewpoint, 1).reshape(3) for view in views]),
+        torch.cat(
+            [points.new_full((count,), number, dtype=torch.long) for number, count in enumerate(counts)]
+        ),
+        torch.stack([_known(view.viewpoint, (3,), points) for view in views]),
     )
+
+
+def _known(values: Array | None, shape: tuple[int, ...], points: Tensor) -> Tensor:
+    """The values beside the points, NaN if there are none."""
+    return points.new_full(shape, torch.nan) if values is None else here(values).reshape(shape)
 
 
 def _cleaned(cloud: _Cloud, up: Array, remove_plane: bool, seed: int) -> tuple[_Cloud, dict[str, int]]:

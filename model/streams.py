@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,17 @@ def here(numbers: ArrayLike | Tensor) -> Tensor:
     """The same numbers where this thread works, in double precision; a tensor already is there."""
     if isinstance(numbers, Tensor):
         return numbers
-    return torch.tensor(np.asarray(numbers, dtype=float), device=_own.device)
+    pinned = _own.device.type == "cuda"  # or the copy would wait for all that the device still has to do
+    array = np.asarray(numbers, dtype=float)
+    return torch.tensor(array, pin_memory=pinned).to(_own.device, non_blocking=True)
+
+
+def fetched(*parts: Tensor) -> list[NDArray[Any]]:
+    """Tensors of one device as arrays, which are waited for together."""
+    arrays = [part.to(CPU, non_blocking=True) for part in parts]
+    if parts[0].device.type == "cuda":
+        torch.cuda.current_stream(parts[0].device).synchronize()
+    return [array.numpy() for array in arrays]
 
 
 @contextmanager
