@@ -49,7 +49,7 @@ def axes(points: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     rows, each = numbers.shape
     points, numbers, found = points.contiguous(), numbers.contiguous(), points.new_empty(rows, 3)
-    least, whole = points.new_empty(2, rows)
+    least, whole = points.new_empty(rows), points.new_empty(rows)  # each begins where a kernel likes it to
     blocks = (-(-rows // PATCHES),)
     least_axes[blocks](points, numbers, found, least, whole, rows, each, ROWS=PATCHES, num_warps=1)
     return found, least, whole

@@ -32,7 +32,7 @@ def nearest(vertices: Tensor, faces: Tensor, points: Tensor) -> tuple[Tensor, Te
     balls = points.new_empty(len(order) // WIDTH, 4)
     bound[(len(balls),)](corners, order, balls, WIDTH=WIDTH, num_warps=1)
     scaled = (points - low) / size
-    squares, where = torch.empty_like(scaled[:, 0]), torch.empty_like(scaled)
+    squares, where = points.new_empty(len(points)), torch.empty_like(scaled)
     found = torch.empty_like(squares, dtype=torch.long)
     larger = _larger(balls)
     search[(-(-len(points) // ROWS),)](
