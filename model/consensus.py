@@ -7,6 +7,8 @@ the end with the least mean distance from the others avoids the odd one out.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -39,7 +41,12 @@ def likelihoods(cost: Tensor) -> Tensor:
 
 def _profiles(fields: CodedFields, codes: Tensor, placements: Placements) -> Tensor:
     """Clamped signed distances (B, PROBES) of each end, the observation's unit."""
-    generator = torch.Generator().manual_seed(0)
-    probes = HALF_WIDTH * (2 * torch.rand(PROBES, 3, generator=generator) - 1)
-    points = placements.apply(probes.to(codes).expand(len(codes), -1, -1))
+    points = placements.apply(_probes(codes.device).expand(len(codes), -1, -1))
     return (distances_at(fields, codes, points) / placements.scale[:, None]).clamp(-CLAMP, CLAMP)
+
+
+@cache
+def _probes(device: torch.device) -> Tensor:
+    """Where ends are compared, (PROBES, 3): the same places for all."""
+    generator = torch.Generator().manual_seed(0)
+    return (HALF_WIDTH * (2 * torch.rand(PROBES, 3, generator=generator) - 1)).to(device)

@@ -156,6 +156,7 @@ class Hypotheses:
         return Hypotheses(self.origin[picks], self.placements.of(picks), self.turn[picks])
 
 
+@cache
 def turns(pose: str, device: torch.device) -> Tensor:
     """Rotations (T, 3, 3) of the observation that a pose mode asks to try."""
     if pose == "upright":
@@ -166,7 +167,9 @@ def turns(pose: str, device: torch.device) -> Tensor:
 
 
 def hypotheses(starts: StartShapes, surface: Tensor, rotations: Tensor, numbers: Tensor) -> Hypotheses:
-    """The start shapes `numbers` at every rotation (T, 3, 3), scale and place, for (K, 3) scan points.
+    """The start shapes `numbers` at every rotation (T, 3, 3), at each of these every scale and place.
+
+    They are for (K, 3) scan points, and in this order.
 
     A partial scan's bounding box fits into the shape's, so the largest scale is where it touches in one
     axis; along each axis the scan lies at the low end, the high end or in the middle of the slack.
@@ -212,7 +215,7 @@ def screening(
         numbers = starts.spread(FREE_SHAPES)
     tried = hypotheses(starts, surface, expected.placements.rotation, numbers)
     cost = yield from _costs(starts, few, tried, expected, settings)
-    tried = _distinct(tried.of(cost.argsort()), kept)
+    tried = tried.of(_best_of_each(cost, len(tried) // (len(numbers) * len(expected.deviation)), kept))
     problems = _problems(some, tried, pose, settings, expected)
     fit = LevenbergMarquardt(starts, problems, settings)
     yield fit
@@ -248,8 +251,8 @@ def _costs(
     return torch.cat(costs)
 
 
-def _distinct(ranked: Hypotheses, count: int) -> Hypotheses:
-    """The first `count` hypotheses that differ in start shape or rotation."""
-    pair = (ranked.origin * (int(ranked.turn.max()) + 1) + ranked.turn).cpu().numpy()
-    first = np.sort(np.unique(pair, return_index=True)[1])[:count]
-    return ranked.of(torch.from_numpy(first).to(ranked.origin.device))
+def _best_of_each(cost: Tensor, hypotheses: int, count: int) -> Tensor:
+    """Of every so many hypotheses the best, and of these the `count` best, best first: their indices."""
+    least, which = cost.view(-1, hypotheses).min(dim=1)
+    pairs = least.topk(min(count, len(least)), largest=False).indices
+    return pairs * hypotheses + which[pairs]

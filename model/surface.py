@@ -1,18 +1,18 @@
 """The zero level set of a field as a closed mesh, evaluated coarse to fine and slab by slab.
 
 The corners of a coarse grid are evaluated, then its spacing is halved until the resolution is reached. A
-new corner p lies in the middle of one, two or four pairs of corners of a coarse cell, a and b, each of them d
-away. How steep the field is (its Lipschitz constant L) and how sharply it bends (B) bound it there: where f(a)
-and f(b) have one sign,
+new corner p lies in the middle of one, two or four pairs of corners of a coarse cell, a and b, each of them
+d away. How steep the field is (its Lipschitz constant L) and how sharply it bends (B) bound it there: where
+f(a) and f(b) have one sign,
 
     |f(p)| ≥ max(|f(a)|, |f(b)|) − L d     and     |f(p)| ≥ |f(a) + f(b)| / 2 − B d.
 
 If either is above zero, p has that sign too, and the bound stands for its value: what follows from it in turn
 is a bound as well. Otherwise p is evaluated. That new corners do not wait for each other costs a few per cent
-of evaluations more, and lets a grid be halved in one go. On the last grid all corners of cells with both signs are
-evaluated, so that marching cubes sees there what a dense grid would have shown it. If one of them turns out
-to have another sign than it was given, the field is steeper than it says, and all is done again with twice
-its constants.
+of evaluations more, and lets a grid be halved in one go. On the last grid all corners of cells with both
+signs are evaluated, so that marching cubes sees there what a dense grid would have shown it. If one of them
+turns out to have another sign than it was given, the field is steeper than it says, and all is done again
+with twice its constants.
 
 Slabs follow each other along the first axis, and each grid keeps but the last plane of the slab before: the
 memory needed grows with the square of the resolution, not with its cube.
