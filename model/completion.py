@@ -18,13 +18,13 @@ from model.correction import Shape, correction_of
 from model.field import Field
 from model.fitting import Effort, Fit, Fitter, Look
 from model.latent import FitSettings, placed
-from model.mesh import Mesh, components_of, deviation_colors, simplified
+from model.mesh import Mesh, Triangles, components_of, deviation_colors, simplified
 from model.neighbours import Neighbours
 from model.observation import Observation, RowWeights, UnusableScan, View, observe
 from model.placement import FREEDOM, Placements
 from model.report import CompletionReport, Finished, report_of
 from model.streams import working_on
-from model.surface import Extraction, NoSurface, extract_surface
+from model.surface import Extraction, NoSurface, triangles_of
 from model.uncertainty import Calibration, Posterior, laplace, vertex_deviation
 
 Array = NDArray[np.float64]
@@ -272,10 +272,10 @@ class Completer:
         checkpoint = self.checkpoint
         try:
             with working_on(checkpoint.device):
-                mesh = extract_surface(checkpoint.field(code), PREVIEW_RESOLUTION, checkpoint.skin).mesh
+                coarse, _ = triangles_of(checkpoint.field(code), PREVIEW_RESOLUTION, checkpoint.skin)
+                return coarse.moved(placements.similarity(0).after(observation.from_scan).inverse()).mesh()
         except NoSurface:
             return None
-        return mesh.moved(placements.similarity(0).after(observation.from_scan).inverse())
 
     def _code(self, start: ArrayLike | None) -> torch.Tensor | None:
         if start is None:
@@ -319,28 +319,35 @@ class Completer:
         clock: _Clock | None = None,
     ) -> Extraction:
         """The surface of a shape, with its deviation and colours, in the scan's frame."""
-        extraction = self.mesh(shape.field, options.resolution, clock)
-        mesh = extraction.mesh
+        triangles, evaluations = self.surface(shape.field, options.resolution, clock)
         deviation = vertex_deviation(
-            mesh.vertices, posterior, self.checkpoint.decoder, shape.correction, shape.noise, self.calibration
+            triangles.vertices,
+            posterior,
+            self.checkpoint.decoder,
+            shape.correction,
+            shape.noise,
+            self.calibration,
         )
         to_canonical = shape.placements.similarity(0).after(observation.from_scan)
-        mesh = replace(mesh, deviation=deviation).moved(to_canonical.inverse())
+        triangles = replace(triangles, deviation=deviation).moved(to_canonical.inverse())
         seen = None if options.components == "all" else observation.in_scan()
-        mesh = components_of(mesh, COMPONENTS[options.components], seen)
+        mesh = components_of(triangles, COMPONENTS[options.components], seen).mesh()
         if options.target_faces is not None:
             mesh = simplified(mesh, options.target_faces)
-        return replace(extraction, mesh=_colored(mesh, observation, self.eta(observation), options.color))
+        return Extraction(_colored(mesh, observation, self.eta(observation), options.color), evaluations)
 
-    def mesh(self, shape: Field, resolution: int, clock: _Clock | None = None) -> Extraction:
-        """The surface of a field in the canonical frame. Raises CompletionError `no_surface`."""
+    def surface(self, shape: Field, resolution: int, clock: _Clock | None = None) -> tuple[Triangles, int]:
+        """The surface of a field in the canonical frame, and how often the field was evaluated for it.
+
+        Raises CompletionError `no_surface`.
+        """
         clock = clock or _Clock(None)
 
         def on_chunk() -> None:
             clock.report("mesh", 0, 1)
 
         try:
-            return extract_surface(shape, resolution, self.checkpoint.skin, on_chunk=on_chunk)
+            return triangles_of(shape, resolution, self.checkpoint.skin, on_chunk=on_chunk)
         except NoSurface as error:
             detail = f"the fitted shape is empty ({error}): check the scan's up axis, or try another model"
             raise CompletionError("no_surface", detail) from error

@@ -68,6 +68,39 @@ class Mesh:
         return Mesh(self.vertices[source], faces, some(self.normals), some(self.colors), some(self.deviation))
 
 
+@dataclass(frozen=True)
+class Triangles:
+    """A mesh in the making: tensors, on the device where its surface was found."""
+
+    vertices: Tensor  # (V, 3)
+    faces: Tensor  # (F, 3) counter-clockwise from outside
+    normals: Tensor  # (V, 3) unit, outward
+    deviation: Tensor | None = None  # (V,) std of the surface along its normal, in the vertices' unit
+
+    def moved(self, to: Similarity) -> Triangles:
+        """The same mesh in another frame."""
+        way = np.vstack([to.rotation.T, to.translation])
+        turn, translation = torch.from_numpy(way).to(self.vertices.device).split([3, 1])
+        vertices = (to.scale * (self.vertices.double() @ turn) + translation).float()
+        deviation = None if self.deviation is None else to.scale * self.deviation
+        return Triangles(vertices, self.faces, (self.normals.double() @ turn).float(), deviation)
+
+    def of(self, kept: Tensor) -> Triangles:
+        """Those of its vertices (V,), whole parts of it, with their faces."""
+        rows, number = kept.nonzero().squeeze(1), kept.cumsum(dim=0) - 1
+        faces = number[self.faces[kept[self.faces[:, 0]]]]
+        deviation = None if self.deviation is None else self.deviation[rows]
+        return Triangles(self.vertices[rows], faces, self.normals[rows], deviation)
+
+    def mesh(self) -> Mesh:
+        """As plain arrays, fetched at once."""
+        parts = [part.flatten() for part in (self.vertices, self.normals, self.deviation) if part is not None]
+        sizes = np.cumsum([part.numel() for part in parts])[:-1]
+        vertices, normals, *deviation = np.split(torch.cat(parts).cpu().numpy(), sizes)
+        faces = self.faces.int().cpu().numpy()
+        return Mesh(vertices.reshape(-1, 3), faces, normals.reshape(-1, 3), None, *deviation)
+
+
 def is_closed(mesh: Mesh) -> bool:
     """Whether every edge has exactly two faces: watertight."""
     starts, ends = (faces := _faces(mesh)).flatten(), faces.roll(-1, dims=1).flatten()
@@ -100,48 +133,46 @@ def to_trimesh(mesh: Mesh) -> trimesh.Trimesh:
     return trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_normals=mesh.normals, process=False)
 
 
-def _parted(mesh: Mesh) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _parted(vertices: Tensor, faces: Tensor) -> tuple[Tensor, NDArray[np.float64]]:
     """To which connected part each vertex (V,) belongs, and how the areas of the parts compare."""
-    first, second, third = _faces(mesh).T  # two edges hold a face together
-    labels = connected_parts(torch.cat([first, second]), torch.cat([second, third]), len(mesh.vertices))
-    a, b, c = _corners(mesh)
+    first, second, third = faces.T  # two edges hold a face together
+    labels = connected_parts(torch.cat([first, second]), torch.cat([second, third]), len(vertices))
+    a, b, c = vertices[faces.T].double()
     areas = torch.bincount(labels[first], weights=torch.linalg.cross(b - a, c - a).norm(dim=1))
-    return labels.cpu().numpy(), areas.cpu().numpy()
+    return labels, areas.cpu().numpy()
 
 
 def parts_of(mesh: Mesh, share: float = 0.01) -> int:
     """How many connected parts have at least this share of the area of the largest."""
-    _, areas = _parted(mesh)
+    _, areas = _parted(torch.from_numpy(mesh.vertices).to(device_here()), _faces(mesh))
     return int(np.count_nonzero(areas >= share * areas.max()))
 
 
-def components_of(mesh: Mesh, share: float, seen: NDArray[np.float64] | None = None) -> Mesh:
+def components_of(whole: Triangles, share: float, seen: NDArray[np.float64] | None = None) -> Triangles:
     """The connected parts with at least this share of the area of the largest, as closed as they were.
 
     With (N, 3) points that were `seen` of the object, a part beside the largest must also be nearest to some
     of them, or stand next to such a one: what hangs in the air where nothing was seen is made up.
     """
-    labels, areas = _parted(mesh)
+    labels, areas = _parted(whole.vertices, whole.faces)
     large = areas >= share * areas.max()
     if seen is not None and np.count_nonzero(large) > 1:
-        _, vertices = Neighbours(mesh.vertices).nearest(seen)
-        of_part = np.bincount(labels[vertices], minlength=len(areas))
+        _, nearest = Neighbours(whole.vertices.double()).nearest_here(seen)
+        of_part = torch.bincount(labels[nearest], minlength=len(areas)).cpu().numpy()
         sure = large & ((of_part >= SEEN_SHARE * len(seen)) | (areas == areas.max()))
-        large &= sure | _beside(mesh, labels, large, sure)
+        large &= sure | _beside(whole.vertices.double(), labels, large, sure)
     if large.all():
-        return mesh
-    kept = large[labels]
-    number = np.cumsum(kept) - 1
-    faces = number[mesh.faces[kept[mesh.faces[:, 0]]]].astype(np.int32)
-    return mesh.with_vertices_of(np.flatnonzero(kept), faces)
+        return whole
+    return whole.of(torch.from_numpy(large).to(labels.device)[labels])
 
 
-def _beside(mesh: Mesh, labels: NDArray[np.int64], parts: Booleans, others: Booleans) -> Booleans:
+def _beside(vertices: Tensor, labels: Tensor, parts: Booleans, others: Booleans) -> Booleans:
     """Which of the `parts` (P,) come near to one of the `others`: (P,)."""
-    gap = GAP * float(np.linalg.norm(np.ptp(mesh.vertices, axis=0)))
-    them, near = Neighbours(mesh.vertices[others[labels]]), np.zeros(len(parts), bool)
+    low, high = vertices.aminmax(dim=0)
+    gap, near = GAP * float((high - low).norm()), np.zeros(len(parts), bool)
+    them = Neighbours(vertices[torch.from_numpy(others).to(labels.device)[labels]])
     for part in np.flatnonzero(parts & ~others):
-        near[part] = them.gap(mesh.vertices[labels == part]) < gap
+        near[part] = them.gap(vertices[labels == part]) < gap
     return near
 
 

@@ -8,11 +8,11 @@ f(a) and f(b) have one sign,
     |f(p)| ≥ max(|f(a)|, |f(b)|) − L d     and     |f(p)| ≥ |f(a) + f(b)| / 2 − B d.
 
 If either is above zero, p has that sign too, and the bound stands for its value: what follows from it in turn
-is a bound as well. Otherwise p is evaluated. That new corners do not wait for each other costs a few per cent
-of evaluations more, and lets a grid be halved in one go. On the last grid all corners of cells with both
-signs are evaluated, so that marching cubes sees there what a dense grid would have shown it. If one of them
-turns out to have another sign than it was given, the field is steeper than it says, and all is done again
-with twice its constants.
+is a bound as well. Otherwise p is evaluated. New corners do not wait for each other: that costs a few
+per cent more evaluations, and halves a grid in one go. On the last grid all corners of cells with both
+signs are evaluated, so that marching cubes sees there what a dense grid would have shown it. If one of
+them turns out to have another sign than it was given, the field is steeper than it says, and all is done
+again with twice its constants.
 
 Slabs follow each other along the first axis, and each grid keeps but the last plane of the slab before: the
 memory needed grows with the square of the resolution, not with its cube.
@@ -24,7 +24,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from math import sqrt
-from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +32,7 @@ from torch import Tensor
 
 from model.field import Field, at_a_time
 from model.marching import marched, places_of, to_corners
-from model.mesh import Mesh
+from model.mesh import Mesh, Triangles
 
 OnChunk = Callable[[], None]
 """Called between chunks of evaluations; what it raises ends the extraction."""
@@ -78,16 +77,6 @@ class ZeroLevel:
 
 
 @dataclass(frozen=True)
-class Surface:
-    """The same where the field is, with normals."""
-
-    vertices: Tensor  # (V, 3) canonical frame
-    faces: Tensor  # (F, 3) counter-clockwise from outside
-    normals: Tensor  # (V, 3) unit, outward
-    evaluations: int
-
-
-@dataclass(frozen=True)
 class Extraction:
     """A mesh in the canonical frame and what it cost."""
 
@@ -108,10 +97,22 @@ def extract_surface(
     `skin` is the τ by which the field's shapes are thickened: vertices go back by it where the part is
     thick enough. Raises NoSurface.
     """
+    triangles, evaluations = triangles_of(field, resolution, skin, dense=dense, on_chunk=on_chunk)
+    return Extraction(triangles.mesh(), evaluations)
+
+
+def triangles_of(
+    field: Field,
+    resolution: int,
+    skin: float = 0.0,
+    *,
+    dense: bool = False,
+    on_chunk: OnChunk = _nothing,
+) -> tuple[Triangles, int]:
+    """The same where the field is, and how often that was evaluated."""
     vertices, faces, evaluations = _found(field, resolution, dense, on_chunk)
     vertices, normals = _without_skin(field, vertices, skin, on_chunk)
-    evaluations += (2 if skin > 0 else 1) * len(vertices)
-    return Extraction(Mesh(_array(vertices), _array(faces.int()), _array(normals)), evaluations)
+    return Triangles(vertices, faces, normals), evaluations + (2 if skin > 0 else 1) * len(vertices)
 
 
 def zero_level(
@@ -122,7 +123,7 @@ def zero_level(
     The mesh is closed at the border of the grid, whatever the field does there. Raises NoSurface.
     """
     vertices, faces, evaluations = _found(field, resolution, dense, on_chunk)
-    return ZeroLevel(_array(vertices), _array(faces.int()), evaluations)
+    return ZeroLevel(vertices.cpu().numpy(), faces.int().cpu().numpy(), evaluations)
 
 
 def _found(field: Field, resolution: int, dense: bool, on_chunk: OnChunk) -> tuple[Tensor, Tensor, int]:
@@ -137,11 +138,6 @@ def _found(field: Field, resolution: int, dense: bool, on_chunk: OnChunk) -> tup
             return vertices, faces, sampler.evaluations
         except _SteeperThanSaid:
             sampler.steepening *= 2
-
-
-def _array(values: Tensor) -> NDArray[Any]:
-    array: NDArray[Any] = values.cpu().numpy()
-    return array
 
 
 def _grids(resolution: int, fewest: int) -> tuple[int, int]:
@@ -283,9 +279,8 @@ def _halved(sampler: _Sampler, coarse: _Slab, before: _Slab | None, least: float
 def _fill(sampler: _Sampler, coarse: _Slab, slab: _Slab, cells: Tensor, least: float) -> None:
     """Bound or evaluate the seven new corners of each of (N, 3) coarse cells: those next to its first."""
     first, second, length = _opposite(cells.device)
-    around = coarse.values.view(-1)[
-        places_of(cells, coarse.values) + to_corners(coarse.values)[:, None]
-    ]  # (8, N)
+    known = places_of(cells, coarse.values) + to_corners(coarse.values)[:, None]
+    around = coarse.values.view(-1)[known]  # (8, N)
     bounds = sampler.bound(around[first], around[second], slab.cell * length)
     values = bounds.amax(dim=0).clamp_(min=0).add_(bounds.amin(dim=0).clamp_(max=0)).view(-1)
     open_ = (~(values.abs() > least)).nonzero().squeeze(1)

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from model.consensus import likelihoods
@@ -134,22 +133,22 @@ def laplace(fit: Fit, settings: FitSettings, calibration: Calibration) -> Poster
 
 
 def vertex_deviation(
-    vertices: NDArray[np.float32],
+    vertices: Tensor,
     posterior: Posterior,
     decoder: Decoder,
     correction: Correction | None,
     noise: float,
     calibration: Calibration,
-) -> NDArray[np.float32]:
+) -> Tensor:
     """Standard deviation (V,) of the surface along its normal at (V, 3) vertices, canonical units."""
-    looked = np.random.default_rng(0).permutation(len(vertices))[:LOOKED_AT]
-    points = torch.from_numpy(vertices[looked]).to(posterior.code.device)
+    count = min(LOOKED_AT, len(vertices))
+    looked = np.random.default_rng(0).choice(len(vertices), count, replace=False, shuffle=False)
+    points = vertices[torch.from_numpy(looked).to(vertices.device)]
     spread = posterior.deviation(decoder, points).square() + posterior.disagreement(decoder, points).square()
     spread = spread + calibration.inadequacy**2
     if correction is not None:
         spread = spread * (correction.deviation(points) / correction.amplitude).square()
     deviation = (spread + noise**2 + RIPPLE**2).sqrt()
-    far, which = Neighbours(vertices[looked]).nearest_here(vertices, min(3, len(looked)))
-    weight = 1 / far.view(len(vertices), -1).clamp(min=1e-6)
-    told = (weight * deviation.to(far)[which.view(weight.shape)]).sum(dim=1) / weight.sum(dim=1)
-    return told.float().cpu().numpy()
+    far, which = Neighbours(points.double()).nearest_here(vertices.double(), min(3, count))
+    weight = 1 / far.view(len(vertices), -1).clamp(min=1e-6).to(deviation)
+    return (weight * deviation[which.view(weight.shape)]).sum(dim=1) / weight.sum(dim=1)

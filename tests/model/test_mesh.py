@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 import trimesh
 from scipy.spatial.transform import Rotation
 
 from model.frame import Similarity
 from model.mesh import (
     Mesh,
+    Triangles,
     components_of,
     distances_to,
     is_closed,
@@ -102,6 +104,34 @@ def test_distances_are_those_to_faces_not_to_vertices() -> None:
     assert box.vertices[nearest[0]] == pytest.approx([1, 1, 1])
 
 
+def triangles(mesh: Mesh) -> Triangles:
+    """The same in the making, each vertex with a normal and a deviation that tell it from others."""
+    vertices = torch.from_numpy(mesh.vertices)
+    faces = torch.from_numpy(mesh.faces).long()
+    return Triangles(vertices, faces, 2 * vertices, torch.arange(len(vertices)).float())
+
+
+def test_what_vertices_carry_stays_with_them_when_parts_go(ball: Mesh) -> None:
+    far = np.concatenate([0.01 * ball.vertices - [2, 0, 0], ball.vertices], dtype=np.float32)
+    two = Mesh(far, np.concatenate([ball.faces, ball.faces + len(ball.vertices)], dtype=np.int32))
+    kept = components_of(triangles(two), 0.01).mesh()
+    assert np.array_equal(kept.vertices, ball.vertices) and np.array_equal(kept.faces, ball.faces)
+    assert kept.normals is not None and np.array_equal(kept.normals, 2 * ball.vertices)
+    assert kept.deviation is not None
+    assert np.array_equal(kept.deviation, len(ball.vertices) + np.arange(len(ball.vertices)))
+
+
+def test_a_mesh_in_the_making_moves_as_one_that_is_made(ball: Mesh) -> None:
+    turn = trimesh.transformations.random_rotation_matrix(np.array([0.2, 0.5, 0.9]))[:3, :3]
+    way = Similarity(2.5, turn, np.array([100.0, -3.0, 0.5]))
+    made, moved = triangles(ball).mesh().moved(way), triangles(ball).moved(way).mesh()
+    assert moved.normals is not None and made.normals is not None
+    assert np.allclose(moved.vertices, made.vertices, rtol=1e-6, atol=1e-6)
+    assert np.allclose(moved.normals, made.normals, rtol=0, atol=1e-6)
+    assert moved.deviation is not None and made.deviation is not None
+    assert np.allclose(moved.deviation, made.deviation, rtol=1e-6)
+
+
 def test_parts_stay_whose_area_is_a_share_of_the_largest(ball: Mesh) -> None:
     def beside(mesh: Mesh, radius: float, x: float) -> Mesh:
         vertices = np.concatenate([mesh.vertices, 2 * radius * ball.vertices + [x, 0, 0]], dtype=np.float32)
@@ -109,7 +139,7 @@ def test_parts_stay_whose_area_is_a_share_of_the_largest(ball: Mesh) -> None:
 
     three = beside(beside(Mesh(ball.vertices, ball.faces), 0.1, 1.0), 0.04, 2.0)  # areas 1, 0.04 and 0.0064
     for share, count in ((0.0, 3), (0.01, 2), (0.1, 1), (1.0, 1)):
-        kept = components_of(three, share)
+        kept = components_of(triangles(three), share).mesh()
         assert to_trimesh(kept).body_count == count
         assert to_trimesh(kept).is_watertight
     assert [parts_of(three, share) for share in (0.0, 0.01, 0.1)] == [3, 2, 1]
@@ -120,9 +150,9 @@ def test_a_part_of_which_nothing_was_seen_goes(ball: Mesh) -> None:
     two = Mesh(far, np.concatenate([ball.faces, ball.faces + len(ball.vertices)], dtype=np.int32))
     points = two.vertices.astype(float)
     for seen, count in ((points, 2), (ball.vertices.astype(float), 1), (points[len(ball.vertices) :], 2)):
-        assert to_trimesh(components_of(two, 0.01, seen)).body_count == count
+        assert to_trimesh(components_of(triangles(two), 0.01, seen).mesh()).body_count == count
     stray = np.concatenate([np.repeat(points[:1], 5000, axis=0), points[-1:]])
-    assert to_trimesh(components_of(two, 0.01, stray)).body_count == 1
+    assert to_trimesh(components_of(triangles(two), 0.01, stray).mesh()).body_count == 1
 
 
 @pytest.mark.parametrize(("gap", "count"), [(0.03, 2), (0.3, 1)])
@@ -132,7 +162,8 @@ def test_an_unseen_part_stays_that_stands_next_to_a_seen_one(ball: Mesh, gap: fl
     other = 0.5 * ball.vertices + [1.5 * radius + gap, 0, 0]
     far = np.concatenate([ball.vertices, other], dtype=np.float32)
     two = Mesh(far, np.concatenate([ball.faces, ball.faces + len(ball.vertices)], dtype=np.int32))
-    assert to_trimesh(components_of(two, 0.01, ball.vertices.astype(float))).body_count == count
+    kept = components_of(triangles(two), 0.01, ball.vertices.astype(float))
+    assert to_trimesh(kept.mesh()).body_count == count
 
 
 def test_a_glb_compressed_with_draco_is_smaller_and_as_closed(ball: Mesh) -> None:

@@ -242,29 +242,33 @@ def test_an_end_that_fits_badly_hardly_counts_and_a_single_one_is_at_one() -> No
     assert not ended([0.5], [1.0], [1.0]).disagreement(Spheres(), points).any()
 
 
+def as_tensor(points: np.ndarray) -> Tensor:
+    return torch.from_numpy(points.astype(np.float32))
+
+
 def test_where_a_deviation_is_computed_it_is_of_parameters_inadequacy_noise_and_ripples() -> None:
     posterior, decoder = a_posterior(), Affine()
-    vertices = ball_points(200, np.random.default_rng(4)).astype(np.float32)
-    by_code = posterior.deviation(decoder, torch.from_numpy(vertices)).numpy()
+    vertices = as_tensor(ball_points(200, np.random.default_rng(4)))
+    by_code = posterior.deviation(decoder, vertices)
     told = vertex_deviation(vertices, posterior, decoder, None, 0.01, Calibration(inadequacy=0.02))
-    assert np.allclose(told, np.sqrt(by_code**2 + 0.02**2 + 0.01**2 + RIPPLE**2), rtol=1e-3)
+    assert torch.allclose(told, (by_code**2 + 0.02**2 + 0.01**2 + RIPPLE**2).sqrt(), rtol=1e-3)
 
 
 def test_of_many_vertices_the_others_are_told_by_their_neighbours() -> None:
     posterior, decoder = a_posterior(), Affine()
-    vertices = surface_points(TINY_SOLIDS["sphere_0.8"], 3 * LOOKED_AT, np.random.default_rng(5))
-    vertices = vertices.astype(np.float32)
+    solid = TINY_SOLIDS["sphere_0.8"]
+    vertices = as_tensor(surface_points(solid, 3 * LOOKED_AT, np.random.default_rng(5)))
     told = vertex_deviation(vertices, posterior, decoder, None, 0.0, UNTEMPERED)
-    exact = posterior.deviation(decoder, torch.from_numpy(vertices)).numpy()
-    assert np.abs(told / exact - 1).max() < 0.1
-    assert told.dtype == np.float32 and told.shape == (len(vertices),)
+    exact = posterior.deviation(decoder, vertices)
+    assert (told / exact - 1).abs().max() < 0.1
+    assert told.dtype == torch.float32 and told.shape == (len(vertices),)
 
 
 def test_a_correction_makes_sure_of_what_it_saw() -> None:
     """Near its data little but the noise remains, out of its reach everything that was unsure before."""
     posterior, decoder = a_posterior(), Affine()
-    vertices = surface_points(TINY_SOLIDS["sphere_0.8"], 1500, np.random.default_rng(6)).astype(np.float32)
-    seen = torch.from_numpy(vertices[vertices[:, 2] > 0.3])
+    vertices = as_tensor(surface_points(TINY_SOLIDS["sphere_0.8"], 1500, np.random.default_rng(6)))
+    seen = vertices[vertices[:, 2] > 0.3]
     factor = torch.linalg.cholesky(kernel(seen, seen) + 0.01 * torch.eye(len(seen)))
     correction = Correction(seen, torch.zeros(len(seen)), 0.04, factor)
     before, after = (
@@ -272,7 +276,7 @@ def test_a_correction_makes_sure_of_what_it_saw() -> None:
         for one in (None, correction)
     )
     assert (after <= before + 1e-6).all()
-    assert np.allclose(after[vertices[:, 2] < -0.1], before[vertices[:, 2] < -0.1], rtol=1e-3)
+    assert torch.allclose(after[vertices[:, 2] < -0.1], before[vertices[:, 2] < -0.1], rtol=1e-3)
     assert (after[vertices[:, 2] > 0.35] < 0.4 * before[vertices[:, 2] > 0.35]).all()
 
 
@@ -314,7 +318,7 @@ def test_the_side_that_was_not_seen_is_less_sure(
     rows, points = fit.problem.rows, placed(fit.problem.rows, fit.problem.placements)[0]
     correction = correction_of(field, rows, points, 0.0)
     for one, share in ((None, 1.0), (correction, 0.5)):
-        told = vertex_deviation(vertices.astype(np.float32), posterior, tiny.decoder, one, 0.0, Calibration())
+        told = vertex_deviation(as_tensor(vertices), posterior, tiny.decoder, one, 0.0, Calibration()).numpy()
         assert np.median(told[facing]) < share * np.median(told[~facing])
 
 
