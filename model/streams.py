@@ -31,7 +31,7 @@ def device_here() -> torch.device:
     return _own.device
 
 
-def brought(array: NDArray[np.float32], device: torch.device) -> Tensor:
+def brought(array: NDArray[Any], device: torch.device) -> Tensor:
     """An array on the device, which is not waited for: what it still has to do goes on meanwhile."""
     there = torch.from_numpy(array)
     return there.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else there.to(device)
@@ -41,9 +41,7 @@ def here(numbers: ArrayLike | Tensor) -> Tensor:
     """The same numbers where this thread works, in double precision; a tensor already is there."""
     if isinstance(numbers, Tensor):
         return numbers
-    pinned = _own.device.type == "cuda"  # or the copy would wait for all that the device still has to do
-    array = np.asarray(numbers, dtype=float)
-    return torch.tensor(array, pin_memory=pinned).to(_own.device, non_blocking=True)
+    return brought(np.array(numbers, dtype=float), _own.device)
 
 
 def fetched(*parts: Tensor) -> list[NDArray[Any]]:
