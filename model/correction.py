@@ -223,51 +223,52 @@ def correction_of(base: Field, rows: Rows, points: Tensor, noise: float) -> Corr
     `rows` are those of one problem, `points` (K, 3) where they lie in the canonical frame; `noise` is the
     standard deviation of measured points, canonical units.
     """
-    inside = ~(rows.only_in_ball[0] & (points.norm(dim=1) > 1))
-    points, kind = points[inside], rows.kind[0][inside]
-    lower, upper = _bounds(rows, inside, kind)
-    field = base.distance(points)
-    std = torch.where(kind == SURFACE, max(noise, NOISE_FLOOR), EMPTY_NOISE + 0.5 * noise)
-    active = kind == SURFACE
+    kind, (lower, upper) = rows.kind[0], _bounds(rows, points)
+    seen, field = kind == SURFACE, base.distance(points)
+    std = torch.where(seen, max(noise, NOISE_FLOOR), EMPTY_NOISE + 0.5 * noise)
     missing = _missing(field, lower, upper)
-    amplitude = max(LEAST_AMPLITUDE, float(missing[active].square().mean().sqrt()))
-    correction = None
+    amplitude = max(LEAST_AMPLITUDE, float((missing.square() * seen).sum().div(seen.sum()).sqrt()))
+    active, correction, known = seen, None, -1
     for _ in range(PASSES):
-        active = active | _worst(missing.abs() > EMPTY_NOISE / 2, missing, active)
-        correction = _solved(points[active], _target(field, lower, upper)[active], std[active], amplitude)
-        missing = _missing(field + correction.distance(points), lower, upper)
+        if correction is not None:
+            missing = _missing(field + correction.distance(points), lower, upper)
+        active = _with_worst(active, missing)
+        centres = active.nonzero().squeeze(1)
+        if len(centres) == known:
+            break
+        target, known = _missing(field, lower, upper)[centres], len(centres)
+        correction = _solved(points[centres], target, std[centres], amplitude)
     assert correction is not None
     return correction
 
 
-def _bounds(rows: Rows, inside: Tensor, kind: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows' intervals, that of the points off the surface opened: half the way there will do."""
-    lower, upper = rows.lower[0][inside], rows.upper[0][inside]
-    off = kind == OUTSIDE
-    return torch.where(off, 0.5 * lower, lower), torch.where(off, torch.inf, upper)
+def _bounds(rows: Rows, points: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows' intervals, those of points off the surface opened: half the way there will do.
 
-
-def _target(field: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """What g would have to be for the nearest end of the interval."""
-    return torch.maximum(torch.minimum(field, upper), lower) - field
+    Rows that count in the ball only say nothing outside of it.
+    """
+    off, silent = rows.kind[0] == OUTSIDE, rows.only_in_ball[0] & (points.norm(dim=1) > 1)
+    lower = torch.where(off, 0.5 * rows.lower[0], rows.lower[0])
+    return torch.where(silent, -torch.inf, lower), torch.where(off | silent, torch.inf, rows.upper[0])
 
 
 def _missing(value: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """How far it is to the nearest end of the interval."""
     return torch.maximum(torch.minimum(value, upper), lower) - value
 
 
-def _worst(violated: Tensor, missing: Tensor, active: Tensor) -> Tensor:
-    """Of the violated rows the worst, as many as there is room for."""
-    size = torch.where(violated & ~active, missing.abs(), 0.0)
-    count = min(MOST_EMPTY, int((size > 0).sum()))
-    picked = torch.zeros_like(active)
-    picked[size.argsort(descending=True)[:count]] = True
-    return picked
+def _with_worst(active: Tensor, missing: Tensor) -> Tensor:
+    """The active rows, and of the others that are violated the worst, as many as there is room for."""
+    size = missing.abs() * ~active
+    worst, rows = size.topk(min(MOST_EMPTY, len(size)))
+    return active.index_put((rows,), active[rows] | (worst > EMPTY_NOISE / 2))
 
 
 def _solved(points: Tensor, target: Tensor, std: Tensor, amplitude: float) -> Correction:
     # Double precision: neighbouring centres are nearly the same column.
-    covariance = kernel(points.double(), points.double()) + torch.diag((std.double() / amplitude) ** 2)
-    factor = torch.linalg.cholesky(covariance)
+    exact = points.double()
+    covariance = kernel(exact, exact)
+    covariance.diagonal().add_((std.double() / amplitude).square())
+    factor = torch.linalg.cholesky_ex(covariance).L  # without a look whether it could be done: Σ sees to that
     weights = torch.cholesky_solve(target.double()[:, None], factor)[:, 0]
     return Correction(points, weights.float(), amplitude, factor.float())

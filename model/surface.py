@@ -110,9 +110,10 @@ def triangles_of(
     on_chunk: OnChunk = _nothing,
 ) -> tuple[Triangles, int]:
     """The same where the field is, and how often that was evaluated."""
-    vertices, faces, evaluations = _found(field, resolution, dense, on_chunk)
-    vertices, normals = _without_skin(field, vertices, skin, on_chunk)
-    return Triangles(vertices, faces, normals), evaluations + (2 if skin > 0 else 1) * len(vertices)
+    sampler = _Sampler.of(field, on_chunk)
+    vertices, faces = _found(sampler, resolution, dense)
+    vertices, normals = _without_skin(sampler, vertices, skin)
+    return Triangles(vertices, faces, normals), sampler.evaluations
 
 
 def zero_level(
@@ -122,22 +123,22 @@ def zero_level(
 
     The mesh is closed at the border of the grid, whatever the field does there. Raises NoSurface.
     """
-    vertices, faces, evaluations = _found(field, resolution, dense, on_chunk)
-    return ZeroLevel(vertices.cpu().numpy(), faces.int().cpu().numpy(), evaluations)
+    sampler = _Sampler.of(field, on_chunk)
+    vertices, faces = _found(sampler, resolution, dense)
+    return ZeroLevel(vertices.cpu().numpy(), faces.int().cpu().numpy(), sampler.evaluations)
 
 
-def _found(field: Field, resolution: int, dense: bool, on_chunk: OnChunk) -> tuple[Tensor, Tensor, int]:
-    """Vertices (V, 3) and faces (F, 3) where the field is, and how often it was evaluated."""
-    sampler = _Sampler(field, on_chunk)
-    base, halvings = _grids(resolution, at_a_time(field.device, FEWEST_CELLS, 4 * FEWEST_CELLS))
+def _found(sampler: _Sampler, resolution: int, dense: bool) -> tuple[Tensor, Tensor]:
+    """Vertices (V, 3) and faces (F, 3), where the field is."""
+    base, halvings = _grids(resolution, at_a_time(sampler.field.device, FEWEST_CELLS, 4 * FEWEST_CELLS))
     if dense:
         base, halvings = base << halvings, 0
     while True:
         try:
-            vertices, faces = _stitched(_slabs(sampler, base, halvings))
-            return vertices, faces, sampler.evaluations
+            return _stitched(_slabs(sampler, base, halvings))
         except _SteeperThanSaid:
-            sampler.steepening *= 2
+            sampler.lipschitz *= 2
+            sampler.bend *= 2
 
 
 def _grids(resolution: int, fewest: int) -> tuple[int, int]:
@@ -154,8 +155,14 @@ class _Sampler:
 
     field: Field
     on_chunk: OnChunk
-    steepening: float = 1.0
+    lipschitz: float
+    bend: float
     evaluations: int = 0
+
+    @classmethod
+    def of(cls, field: Field, on_chunk: OnChunk) -> _Sampler:
+        """What a field says of itself is asked before it is evaluated: a GPU has to be waited for."""
+        return cls(field, on_chunk, field.lipschitz, field.bend)
 
     @torch.no_grad()
     def distance(self, points: Tensor) -> Tensor:
@@ -167,15 +174,19 @@ class _Sampler:
             values.append(self.field.distance(chunk))
         return torch.cat(values)
 
-    def bend(self, distance: float) -> float:
-        """How far f may be from the mean of its values at opposite points that are `distance` away."""
-        return self.steepening * self.field.bend * distance
+    def gradient(self, points: Tensor) -> Tensor:
+        """The field's gradients (N, 3) at (N, 3) canonical points."""
+        self.evaluations += len(points)
+        gradients = []
+        for chunk in points.split(at_a_time(points.device, *CHUNK)):
+            self.on_chunk()
+            gradients.append(self.field.distance_and_gradient(chunk)[1])
+        return torch.cat(gradients)
 
     def bound(self, a: Tensor, b: Tensor, distance: Tensor) -> Tensor:
         """Least |f| in the middle of corners that are `distance` away, with f's sign; 0 if that is unsure."""
-        mean = (a + b).abs_().div_(2).sub_(self.bend(1.0) * distance)
-        steepest = self.steepening * self.field.lipschitz * distance
-        larger = torch.maximum(a.abs(), b.abs()).sub_(steepest)
+        mean = (a + b).abs_().div_(2).sub_(self.bend * distance)
+        larger = torch.maximum(a.abs(), b.abs()).sub_(self.lipschitz * distance)
         return torch.maximum(mean, larger).clamp_(min=0).copysign_(a).mul_(a * b > 0)
 
 
@@ -260,7 +271,7 @@ def _evaluated(
 
 def _halved(sampler: _Sampler, coarse: _Slab, before: _Slab | None, least: float) -> _Slab:
     """The slab on a grid of half the spacing; corners whose bound is not above `least` are evaluated."""
-    loss = sqrt(3) * sampler.bend(coarse.cell / 2)  # from a cell's corners to its middle, the farthest
+    loss = sqrt(3) * sampler.bend * coarse.cell / 2  # from a cell's corners to its middle, the farthest
     low, high = _extremes(coarse.values)
     far = (low > 2 * loss) | (high < -2 * loss)  # what the grids to come may lose is as much again
     bound = (low - loss).clamp_(min=0) + (high + loss).clamp_(max=0)
@@ -372,24 +383,18 @@ def _stitched(slabs: Iterator[tuple[_Slab, Tensor]]) -> tuple[Tensor, Tensor]:
     return torch.cat(vertices), torch.searchsorted(torch.cat(places), torch.cat(corners))
 
 
-def _without_skin(field: Field, points: Tensor, skin: float, on_chunk: OnChunk) -> tuple[Tensor, Tensor]:
+def _without_skin(sampler: _Sampler, points: Tensor, skin: float) -> tuple[Tensor, Tensor]:
     """Vertices (V, 3) moved in by the skin, and outward unit normals.
 
     At 2τ below the vertex the field is −2τ in a thick part, but back at zero in a bare sheet, which
     must stay as thick as the skin made it. In between the move fades, so that no step shows. A field that
     is flatter than a distance reaches −τ farther in.
     """
-    parts = points.split(at_a_time(points.device, *CHUNK))
-    gradients = torch.cat([_gradient(field, part, on_chunk) for part in parts])
+    gradients = sampler.gradient(points)
     slope = gradients.norm(dim=1, keepdim=True)
     normals = gradients / slope.clamp(min=1e-12)
     if skin > 0:
-        depth = -_Sampler(field, on_chunk).distance(points - 2 * skin * normals) / skin
+        depth = -sampler.distance(points - 2 * skin * normals) / skin
         step = skin / slope.clamp(0.5, 2)
         points = points - step * (depth - 0.5).clamp(0, 1).unsqueeze(1) * normals
     return points, normals
-
-
-def _gradient(field: Field, points: Tensor, on_chunk: OnChunk) -> Tensor:
-    on_chunk()
-    return field.distance_and_gradient(points)[1]

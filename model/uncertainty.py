@@ -116,8 +116,7 @@ def laplace(fit: Fit, settings: FitSettings, calibration: Calibration) -> Poster
     length, weight = len(fit.best.code), settings.prior_weight
     evidence = length / (2 * weight)  # κ
     freedom = fit.problem.freedom[0]
-    turn = freedom.new_tensor(3 * [settings.rotation_std])
-    std = torch.cat([fit.problem.expected.deviation[0], turn])
+    std = torch.cat([fit.problem.expected.deviation[0], freedom.new_full((3,), settings.rotation_std)])
     prior = fit.problem.prior.precision[0]
     own = torch.zeros_like(fit.hessian)  # of the priors, as E weighs them
     own[:length, :length] = 2 * weight / length * prior
@@ -125,10 +124,12 @@ def laplace(fit: Fit, settings: FitSettings, calibration: Calibration) -> Poster
     precision = evidence * (fit.hessian - own) / calibration.temperature
     precision[:length, :length] += prior
     precision.diagonal()[length:] += 1 / std**2
-    free = torch.cat([torch.ones_like(fit.best.code), freedom]).bool()
-    covariance = torch.zeros_like(precision)
-    inverse = torch.linalg.inv(precision[free][:, free].double()).float()
-    covariance[free.nonzero(), free.nonzero().T] = (inverse + inverse.T) / 2
+    free = torch.cat([torch.ones_like(fit.best.code), freedom])
+    both = free[:, None] * free
+    precision = (precision * both).double()
+    precision.diagonal().add_(1 - free)  # what was not solved for stands apart from all else
+    inverse = torch.linalg.inv_ex(precision).inverse.float()
+    covariance = both * (inverse + inverse.T) / 2
     return Posterior(fit.best.code, fit.problem.placements, covariance, fit.ends)
 
 
