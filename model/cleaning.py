@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from scipy.spatial import ConvexHull, QhullError
 from torch import Tensor
 
+from model import fused_points
 from model.connected import connected_parts
+from model.kernels import usable
 from model.neighbours import Neighbours, least_axes
 from model.streams import here
 
@@ -48,6 +50,7 @@ NOISE_RADIUS = 5.5
 nearest points would be chosen by their noise."""
 NOISE_QUANTILE, NORMAL_QUANTILE = 0.35, -0.385
 """Which of the neighbourhoods' variances counts, and the standard normal distribution's value there."""
+QUADRIC_TERMS = 6
 RIDGE = 1e-12  # added to a quadric's normal equations: points in a row say nothing of the terms across
 
 PLANE_POINTS, PLANE_TRIES = 6000, 300
@@ -117,8 +120,8 @@ def _stray(points: Tensor) -> Mask:
 def median(values: Tensor) -> Tensor:
     """Of values (…, N), (…). Along the last axis; of an even number the mean of the middle two."""
     count = values.shape[-1]
-    ordered = values.sort(dim=-1).values
-    return (ordered[..., (count - 1) // 2] + ordered[..., count // 2]) / 2
+    lower, upper = (values.kthvalue(place + 1).values for place in ((count - 1) // 2, count // 2))
+    return (lower + upper) / 2
 
 
 def _small_and_far(points: Tensor, links: Links | None = None) -> Mask:
@@ -131,7 +134,7 @@ def _small_and_far(points: Tensor, links: Links | None = None) -> Mask:
     small = order[~kept[order]]
     if not len(small):
         return np.zeros(len(points), dtype=bool)
-    spread, of_spread = points[some], labels[some.cpu().numpy()]
+    spread, of_spread = (points, labels) if some is None else (points[some], labels[some.cpu().numpy()])
     size = _diagonal(spread[of_spread == order[0]])
     near = _near(spread, of_spread, small, kept[of_spread], FAR_CLUSTER * size)
     for label, beside in zip(small, near, strict=True):
@@ -167,31 +170,32 @@ def clusters(points: Points) -> Indices:
     return _clustered(here(points))[1]
 
 
-def _clustered(points: Tensor, links: Links | None = None) -> tuple[Tensor, Indices]:
-    """Points (K,) in whose graph the clusters are found, evenly spread, and the labels (N,) of all.
+def _clustered(points: Tensor, links: Links | None = None) -> tuple[Tensor | None, Indices]:
+    """Points (K,) in whose graph clusters are found, evenly spread (None: all), and the labels (N,) of all.
 
     `links` are each point's nearest ones, itself the first, if they are known already.
     """
     some = _spread(points, links)
-    around = Neighbours(points[some])
-    if links is None or len(some) < len(points):
-        links = around.nearest_here(around.points, min(LINKS + 1, len(some)))
+    around = Neighbours(points if some is None else points[some])
+    count = len(around.points)
+    if links is None or some is not None:
+        links = around.nearest_here(around.points, min(LINKS + 1, count))
     distances, neighbours = links
     spacing = distances[:, min(4, distances.shape[1] - 1)]
     linked = distances <= LINK_SPACINGS * torch.maximum(spacing[:, None], spacing[neighbours])
-    own = torch.arange(len(some), device=points.device)[:, None].expand_as(linked)
-    labels = connected_parts(own.flatten(), torch.where(linked, neighbours, own).flatten(), len(some))
-    if len(some) == len(points):
-        return some, labels.cpu().numpy()
-    of_all = labels[around.nearest_here(points)[1]]
-    return some, of_all.cpu().numpy()
+    own = torch.arange(count, device=points.device)[:, None].expand_as(linked)
+    labels = connected_parts(own.flatten(), torch.where(linked, neighbours, own).flatten(), count)
+    if some is not None:
+        labels = labels[around.nearest_here(points)[1]]
+    return some, labels.cpu().numpy()
 
 
-def _spread(points: Tensor, links: Links | None) -> Tensor:
-    """Indices (K,) of points for a graph: no two of them the same, and no more than are looked at."""
+def _spread(points: Tensor, links: Links | None) -> Tensor | None:
+    """Points (K,) for a graph: no two of them the same, and no more than are looked at. None: all."""
     cell = thinning_cell(points, CLUSTERED_POINTS) or 1e-5 * _diagonal(points)
-    apart = links is not None and len(points) <= CLUSTERED_POINTS and float(links[0][:, 1].amin()) > 2 * cell
-    return torch.arange(len(points), device=points.device) if apart else thinned(points, cell)
+    if links is not None and len(points) <= CLUSTERED_POINTS and float(links[0][:, 1].amin()) > 2 * cell:
+        return None
+    return thinned(points, cell)
 
 
 # Thinning
@@ -207,6 +211,8 @@ def thinned(points: Points, cell: float) -> Tensor:
     count, numbers = len(points), torch.arange(len(points), device=points.device)
     if cell <= 0:
         return numbers
+    if usable(points.device):
+        return fused_points.thinned(points, cell)
     voxels, order = _voxels(points, cell).sort(stable=True)
     points = points[order]
     row = torch.nn.functional.pad(voxels.diff() > 0, (1, 0)).cumsum(dim=0)  # of each point that of its voxel
@@ -240,6 +246,8 @@ def thinning_cell(points: Points, count: int) -> float:
 
 def _voxels(points: Tensor, cell: float) -> Tensor:
     """The number (N,) of the voxel that each point lies in."""
+    if usable(points.device):
+        return fused_points.voxels(points, cell)
     low, high = points.aminmax(dim=0)
     size = ((high - low) / cell).long() + 1
     x, y, z = ((points - low) / cell).long().T
@@ -275,6 +283,8 @@ def local_noise(points: Points, neighbours: int = 24) -> float:
 
 def _usual_deviation(points: Tensor, around: Tensor) -> Tensor:
     """Standard deviation of (N, 3) points from quadrics through those of a row of (B, K), without edges."""
+    if usable(points.device):
+        return _deviation(fused_points.off_quadrics(points, around, RIDGE), around.shape[1])
     forward = least_axes(points, around)[0]
     aside = torch.linalg.cross(forward, _least_of_axes(forward))
     axes = torch.stack([aside, torch.linalg.cross(forward, aside), forward], dim=2)  # (B, 3, 3)
@@ -298,10 +308,15 @@ def deviation_from_quadrics(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
     factor, _ = torch.linalg.cholesky_ex(products)
     quadrics = torch.cholesky_solve(terms.mT @ z[:, :, None], factor)
     residual = z - (terms @ quadrics)[:, :, 0]
-    freedom = x.shape[1] - terms.shape[2]
+    return _deviation(residual.square().sum(dim=1), x.shape[1])
+
+
+def _deviation(left: Tensor, count: int) -> Tensor:
+    """Standard deviation () of which quadrics of `count` points leave these sums of squares (B,)."""
+    freedom = count - QUADRIC_TERMS
     spread = 2 / (9 * freedom)  # Wilson and Hilferty: the cube root of χ² is nearly normal
     quantile_of_chi2 = freedom * (1 - spread + NORMAL_QUANTILE * np.sqrt(spread)) ** 3
-    left = residual.square().sum(dim=1).sort().values
+    left = left.sort().values
     place, share = divmod(NOISE_QUANTILE * (len(left) - 1), 1)
     usual = torch.lerp(left[int(place)], left[min(int(place) + 1, len(left) - 1)], share)
     deviation: Tensor = (usual / quantile_of_chi2).sqrt()
@@ -426,7 +441,7 @@ def standing_on_plane(points: Array, up: Array | None = None, seed: int = 0) -> 
 def _object(points: Array, plane: Plane) -> Mask:
     """Which points (N,) are of the largest thing: a cluster and those that belong to it."""
     spread, labels = _clustered(here(points))
-    some = spread.cpu().numpy()
+    some = np.arange(len(points)) if spread is None else spread.cpu().numpy()
     parts = np.argsort(-np.bincount(labels[some]), kind="stable")
     things = [_belonging(points[some], labels[some], seed, parts, plane) for seed in parts[:SEEDS]]
     largest = max(things, key=lambda thing: int(np.isin(labels[some], thing).sum()))

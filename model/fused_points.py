@@ -1,4 +1,7 @@
-"""Neighbours and axes on a GPU in few launches, by `model.kernels.points`, for `model.neighbours`."""
+"""What points tell of each other, on a GPU in few launches of `model.kernels.points`.
+
+For `model.neighbours` and `model.cleaning`.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,9 @@ CELLS = 50_000_000
 
 ROWS, COLUMNS, PLACES, PATCHES = 16, 64, 512, 32
 """Points, groups, members of groups, and patches that a program works on."""
+
+MEMBERS = 32
+"""Points of a patch that a program works on at a time."""
 
 
 def nearest(points: Tensor, others: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -53,3 +59,43 @@ def axes(points: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     blocks = (-(-rows // PATCHES),)
     least_axes[blocks](points, numbers, found, least, whole, rows, each, ROWS=PATCHES, num_warps=1)
     return found, least, whole
+
+
+def off_quadrics(points: Tensor, numbers: Tensor, ridge: float) -> Tensor:
+    """What is left (B,) of patches of (N, 3) points, those that (B, K) numbers name, beside quadrics.
+
+    The sum of squares along the normal of each patch's plane. `ridge` is the share of K that is added to the
+    diagonals of the normal equations.
+    """
+    from model.kernels.points import off_quadrics as found
+
+    (rows, each), left = numbers.shape, points.new_empty(len(numbers))
+    found[(rows,)](points.contiguous(), numbers.contiguous(), left, each, ridge, COLUMNS=MEMBERS, num_warps=1)
+    return left
+
+
+def voxels(points: Tensor, cell: float) -> Tensor:
+    """The number (N,) of the voxel of edge `cell` that each of (N, 3) points lies in."""
+    return _voxels(points.contiguous(), points.new_full((1,), cell))
+
+
+def _voxels(points: Tensor, edge: Tensor) -> Tensor:
+    from model.kernels.points import voxels as found
+
+    numbers = points.new_empty(len(points), dtype=torch.long)
+    box = torch.stack(points.aminmax(dim=0))
+    found[(-(-len(points) // PLACES),)](points, box, numbers, len(points), edge, ROWS=PLACES)
+    return numbers
+
+
+def thinned(points: Tensor, cell: float) -> Tensor:
+    """What `cleaning.thinned` finds."""
+    from model.kernels.points import thin
+
+    points, edge = points.contiguous(), points.new_full((1,), cell)
+    numbers, order = _voxels(points, edge).sort(stable=True)
+    chosen = points.new_zeros(len(points), dtype=torch.uint8)
+    thin[(-(-len(points) // PATCHES),)](
+        points, numbers, order, chosen, len(points), edge, ROWS=PATCHES, num_warps=1
+    )
+    return chosen.nonzero().squeeze(1)

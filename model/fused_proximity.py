@@ -11,8 +11,8 @@ BITS, WIDTH = 8, 32
 SLACK = 1e-9
 """By how much a distance may be rounded, as a share of the mesh's size."""
 
-ROWS, FACES = 8, 128
-"""Points that a program searches for, and faces that one places."""
+ROWS = 128
+"""Faces that a program places."""
 
 
 def nearest(vertices: Tensor, faces: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -26,7 +26,7 @@ def nearest(vertices: Tensor, faces: Tensor, points: Tensor) -> tuple[Tensor, Te
     size = (high - low).amax()
     frame, count = torch.cat([low, size[None]]), len(faces)
     corners, code = points.new_empty(count, 9), points.new_empty(count, dtype=torch.int32)
-    place[(-(-count // FACES),)](vertices, faces, frame, corners, code, count, BITS=BITS, ROWS=FACES)
+    place[(-(-count // ROWS),)](vertices, faces, frame, corners, code, count, BITS=BITS, ROWS=ROWS)
     order = code.argsort()
     order = torch.cat([order, order[-1:].expand(-count % WIDTH**2)])
     balls = points.new_empty(len(order) // WIDTH, 4)
@@ -35,9 +35,9 @@ def nearest(vertices: Tensor, faces: Tensor, points: Tensor) -> tuple[Tensor, Te
     squares, where = points.new_empty(len(points)), torch.empty_like(scaled)
     found = torch.empty_like(squares, dtype=torch.long)
     larger = _larger(balls)
-    search[(-(-len(points) // ROWS),)](
-        scaled, corners, order, balls, larger, squares, found, where, len(points), len(larger),
-        SLACK=SLACK, WIDTH=WIDTH, ROWS=ROWS,
+    search[(len(points),)](
+        scaled, corners, order, balls, larger, squares, found, where, len(larger),
+        SLACK=SLACK, WIDTH=WIDTH, num_warps=1,
     )  # fmt: skip
     return squares.sqrt() * size, found, low + where * size
 

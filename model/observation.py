@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -103,7 +103,7 @@ class _Cloud:
     """The points of all views, each with what is known of it, where the thread works."""
 
     points: Tensor  # (N, 3)
-    normals: Tensor  # (N, 3) as given, NaN where not
+    normals: Tensor | None  # (N, 3) as given, NaN where not; None if no view brings any
     colors: Tensor | None  # (N, 3)
     view: Tensor  # (N,)
     viewpoints: Tensor  # (V, 3) where the sensor of each view stood, NaN where unknown
@@ -113,16 +113,17 @@ class _Cloud:
 
     def of(self, rows: Tensor) -> _Cloud:
         """Those of its points that have the numbers (K,)."""
-        colors = None if self.colors is None else self.colors[rows]
-        return _Cloud(self.points[rows], self.normals[rows], colors, self.view[rows], self.viewpoints)
+        normals, colors = (None if part is None else part[rows] for part in (self.normals, self.colors))
+        return _Cloud(self.points[rows], normals, colors, self.view[rows], self.viewpoints)
 
     @classmethod
     def joined(cls, parts: Sequence[_Cloud]) -> _Cloud:
-        """The points of all parts, in order; all have colours or none."""
+        """The points of all parts of one cloud, in order."""
+        normals = [part.normals for part in parts if part.normals is not None]
         colors = [part.colors for part in parts if part.colors is not None]
         return cls(
             torch.cat([part.points for part in parts]),
-            torch.cat([part.normals for part in parts]),
+            torch.cat(normals) if normals else None,
             torch.cat(colors) if colors else None,
             torch.cat([part.view for part in parts]),
             parts[0].viewpoints,
@@ -133,7 +134,8 @@ class _Cloud:
         points, viewpoints = (
             torch.addmm(translation, part, turn, alpha=to.scale) for part in (self.points, self.viewpoints)
         )
-        return replace(self, points=points, normals=self.normals @ turn, viewpoints=viewpoints)
+        normals = None if self.normals is None else self.normals @ turn
+        return replace(self, points=points, normals=normals, viewpoints=viewpoints)
 
 
 def observe(
@@ -171,10 +173,11 @@ def _merged(views: Sequence[View]) -> _Cloud:
     points = torch.cat([here(view.points) for view in views])
     normals = [_known(view.normals, (count, 3), points) for view, count in zip(views, counts, strict=True)]
     colors = [np.full((len(v.points), 3), 160, np.uint8) if v.colors is None else v.colors for v in views]
+    sided = any(view.normals is not None for view in views)
     colored = any(view.colors is not None for view in views)
     return _Cloud(
         points,
-        torch.cat(normals),
+        torch.cat(normals) if sided else None,
         torch.tensor(np.concatenate(colors), device=points.device) if colored else None,
         torch.cat(
             [points.new_full((count,), number, dtype=torch.long) for number, count in enumerate(counts)]
@@ -213,7 +216,7 @@ def _cleaned(cloud: _Cloud, up: Array, remove_plane: bool, seed: int) -> tuple[_
 
 
 def _finite(rows: Tensor) -> Tensor:
-    return rows.isfinite().all(dim=1)
+    return (0 * rows).sum(dim=1) == 0  # of what is not finite it is NaN
 
 
 def _require_points(cloud: _Cloud) -> None:
@@ -276,13 +279,14 @@ def _thinned(cloud: _Cloud) -> _Cloud:
 
 def _facing(cloud: _Cloud, noise: float) -> tuple[_Cloud, Tensor]:
     """The points that are neither edges nor seen at a grazing angle, and outward normals (NaN: unknown)."""
-    eyes = cloud.viewpoints[cloud.view]
-    given, seen = _finite(cloud.normals), _finite(eyes)
+    eyes, seen = cloud.viewpoints[cloud.view], _finite(cloud.viewpoints)[cloud.view]
+    given = torch.zeros_like(seen) if cloud.normals is None else _finite(cloud.normals)
     known = given | seen
     if not known.any():
         return cloud, torch.full_like(cloud.points, torch.nan)
-    estimated, variation = _estimated_normals(cloud.points, noise)
-    normals = torch.where(given[:, None], _unit(cloud.normals), estimated)
+    normals, variation = _estimated_normals(cloud.points, noise)
+    if cloud.normals is not None:
+        normals = torch.where(given[:, None], _unit(cloud.normals), normals)
     cosine = (normals * _unit(eyes - cloud.points)).sum(dim=1)
     flip = ~given & seen & (cosine < 0)
     normals = torch.where(flip[:, None], -normals, normals)
@@ -379,13 +383,19 @@ def _convex_hull(points: Tensor) -> ConvexHull:
 
     Most lie within the polygon of those that are farthest to some sides, and need not be looked at.
     """
-    angles = np.linspace(0, 2 * np.pi, SIDES, endpoint=False)
-    farthest = (points @ here([np.cos(angles), np.sin(angles)])).argmax(dim=0)
+    farthest = (points @ _sides(points.device)).argmax(dim=0)
     corners = points[farthest]  # counter-clockwise
     x, y = (corners.roll(-1, dims=0) - corners).T
     outward = torch.stack([y, -x])
     outside = (points @ outward > (corners.T * outward).sum(dim=0)).any(dim=1)
     return ConvexHull(points[outside.index_fill(0, farthest, True)].cpu().numpy())
+
+
+@cache
+def _sides(device: torch.device) -> Tensor:
+    """Unit vectors to `SIDES` sides, counter-clockwise, as columns (2, SIDES)."""
+    angles = np.linspace(0, 2 * np.pi, SIDES, endpoint=False)
+    return torch.tensor(np.stack([np.cos(angles), np.sin(angles)]), device=device)
 
 
 def _background_samples(directions: Tensor, surface: Tensor, eye: Tensor, rng: np.random.Generator) -> Tensor:

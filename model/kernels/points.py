@@ -1,4 +1,4 @@
-"""Neighbours of points by trying all, and axes of patches: what `model.neighbours` says in torch.
+"""Neighbours by trying all, patches and voxels: what `model.neighbours` and `model.cleaning` say in torch.
 
 Differences are of double precision, so that it does not matter where points are. Sizes change from scan to
 scan: no kernel is compiled anew for one that happens to be a multiple of 16.
@@ -84,33 +84,180 @@ def least_axes(
         xx, xy, xz = xx + x * x, xy + x * y, xz + x * z
         yy, yz, zz = yy + y * y, yz + y * z, zz + z * z
     tl.store(whole + row, (xx + yy + zz) / each, mask=exists)
-    a, b, c = _zeros(ROWS) + 1, _zeros(ROWS), _zeros(ROWS)  # each axis of the frame, as it is turned
-    d, e, f = _zeros(ROWS), _zeros(ROWS) + 1, _zeros(ROWS)
-    g, h, i = _zeros(ROWS), _zeros(ROWS), _zeros(ROWS) + 1
+    along_x, along_y, along_z, variance = _least_axis(xx, xy, xz, yy, yz, zz)
+    tl.store(least + row, variance / each, mask=exists)
+    tl.store(axes + row * 3, along_x, mask=exists)
+    tl.store(axes + row * 3 + 1, along_y, mask=exists)
+    tl.store(axes + row * 3 + 2, along_z, mask=exists)
+
+
+@triton.jit(do_not_specialize=["each"])
+def off_quadrics(
+    points,  # (N, 3) float64
+    numbers,  # (B, K) int64
+    left,  # found: (B) float64
+    each,  # K
+    ridge,  # share of K that is added to the normal equations' diagonal
+    COLUMNS: tl.constexpr,
+):
+    """What quadrics over the plane of each patch leave of it: the sum of squares along the plane's normal."""
+    patch, member = tl.program_id(0), tl.arange(0, COLUMNS)
+    numbers += patch * each
+    x, y, z = 0.0 * tl.load(points), 0.0 * tl.load(points), 0.0 * tl.load(points)
+    for first in range(0, each, COLUMNS):
+        px, py, pz, exists = _members(points, numbers, first + member, each, 0.0, 0.0, 0.0)
+        x, y, z = x + tl.sum(px), y + tl.sum(py), z + tl.sum(pz)
+    x, y, z = x / each, y / each, z / each
+    xx, xy, xz, yy, yz, zz = 0.0 * x, 0.0 * x, 0.0 * x, 0.0 * x, 0.0 * x, 0.0 * x
+    for first in range(0, each, COLUMNS):
+        px, py, pz, exists = _members(points, numbers, first + member, each, x, y, z)
+        xx, xy, xz = xx + tl.sum(px * px), xy + tl.sum(px * py), xz + tl.sum(px * pz)
+        yy, yz, zz = yy + tl.sum(py * py), yz + tl.sum(py * pz), zz + tl.sum(pz * pz)
+    nx, ny, nz, _variance = _least_axis(xx, xy, xz, yy, yz, zz)
+    ax, ay, az, bx, by, bz = _aside(nx, ny, nz)
+    reach = 0.0 * x + 1e-300
+    for first in range(0, each, COLUMNS):
+        px, py, pz, exists = _members(points, numbers, first + member, each, x, y, z)
+        u, v = _dot(px, py, pz, ax, ay, az), _dot(px, py, pz, bx, by, bz)
+        reach = tl.maximum(reach, tl.max(tl.maximum(tl.abs(u), tl.abs(v))))
+    row, column = tl.arange(0, 8)[:, None], tl.arange(0, 8)[None, :]
+    sums = tl.where((row == column) & (row < 6), ridge * each + 0.0 * x, 0.0 * x)
+    for first in range(0, each, COLUMNS):
+        px, py, pz, exists = _members(points, numbers, first + member, each, x, y, z)
+        u, v = _dot(px, py, pz, ax, ay, az) / reach, _dot(px, py, pz, bx, by, bz) / reach
+        w = _dot(px, py, pz, nx, ny, nz)
+        tall, wide = _terms(u, v, w, exists, row), _terms(u, v, w, exists, column)
+        sums += tl.sum(tall * wide, 2)
+    for term in tl.static_range(6):  # elimination of the quadric's terms leaves what they do not explain
+        pivots = tl.sum(tl.where(row == term, sums, 0.0), 0)
+        pivot = tl.sum(tl.where(tl.arange(0, 8) == term, pivots, 0.0))
+        factors = tl.sum(tl.where(column == term, sums, 0.0), 1) / pivot
+        sums -= tl.where(row > term, factors[:, None] * pivots[None, :], 0.0)
+    rest = tl.sum(tl.where((row == 6) & (column == 6), sums, 0.0))
+    tl.store(left + patch, tl.maximum(rest, 0.0))
+
+
+@triton.jit(do_not_specialize=["count"])
+def voxels(
+    points,  # (N, 3) float64
+    box,  # (2, 3) float64: their lower and upper corner
+    numbers,  # found: (N) int64
+    count,  # N
+    cell,  # (1) float64: the edge of a voxel
+    ROWS: tl.constexpr,
+):
+    """The number of the voxel that each point lies in."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    exists, edge = row < count, tl.load(cell)
+    x, y, z = _point(points, row, exists)
+    low_x, low_y, low_z = tl.load(box), tl.load(box + 1), tl.load(box + 2)
+    many_y = ((tl.load(box + 4) - low_y) / edge).to(tl.int64) + 1
+    many_z = ((tl.load(box + 5) - low_z) / edge).to(tl.int64) + 1
+    x, y, z = ((x - low_x) / edge).to(tl.int64), ((y - low_y) / edge).to(tl.int64), (z - low_z) / edge
+    tl.store(numbers + row, (x * many_y + y) * many_z + z.to(tl.int64), mask=exists)
+
+
+@triton.jit(do_not_specialize=["count"])
+def thin(
+    points,  # (N, 3) float64
+    numbers,  # (N) int64: voxels, ascending
+    order,  # (N) int64: the point that is in each
+    chosen,  # found: (N) uint8, 1 for the point of a voxel that is nearest to its points' mean
+    count,  # N
+    cell,  # (1) float64: the edge of a voxel
+    ROWS: tl.constexpr,
+):
+    """One point of each voxel."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    exists = row < count
+    voxel = tl.load(numbers + row, mask=exists, other=-1)
+    begins = exists & (voxel != tl.load(numbers + row - 1, mask=exists & (row > 0), other=-1))
+    none = _zeros(ROWS)
+    x, y, z, filled = none, none, none, none
+    at, inside = row, begins
+    while tl.max(inside.to(tl.int32), 0) > 0:
+        px, py, pz = _point(points, tl.load(order + at, mask=inside, other=0), inside)
+        x, y, z, filled = x + px, y + py, z + pz, filled + tl.where(inside, 1.0, 0.0)
+        at += 1
+        inside = inside & (tl.load(numbers + at, mask=inside & (at < count), other=-1) == voxel)
+    filled = tl.maximum(filled, 1.0)
+    x, y, z = x / filled, y / filled, z / filled
+    best, least, first = row.to(tl.int64), none + float("inf"), none
+    at, inside = row, begins
+    while tl.max(inside.to(tl.int32), 0) > 0:
+        number = tl.load(order + at, mask=inside, other=0)
+        px, py, pz = _point(points, number, inside)
+        off = tl.floor(1e6 * tl.sqrt(_squares(px, py, pz, x, y, z)) / tl.load(cell) + 0.5)
+        nearer = inside & ((off < least) | ((off == least) & (px < first)))
+        best = tl.where(nearer, number, best)
+        least, first = tl.where(nearer, off, least), tl.where(nearer, px, first)
+        at += 1
+        inside = inside & (tl.load(numbers + at, mask=inside & (at < count), other=-1) == voxel)
+    tl.store(chosen + best, tl.full([ROWS], 1, tl.uint8), mask=begins)
+
+
+@triton.jit
+def _members(points, numbers, member, each, x, y, z):
+    """Points of a patch from (x, y, z) on, 0 where there are no more, and where there are."""
+    exists = member < each
+    px, py, pz = _point(points, tl.load(numbers + member, mask=exists, other=0), exists)
+    return tl.where(exists, px - x, 0.0), tl.where(exists, py - y, 0.0), tl.where(exists, pz - z, 0.0), exists
+
+
+@triton.jit
+def _terms(u, v, w, exists, which):
+    """Of 1, u, v, u², uv, v² and w the ones that are asked for: (…, members)."""
+    which, u, v, w = which[:, :, None], u[None, None, :], v[None, None, :], w[None, None, :]
+    linear = tl.where(which == 0, 1.0, tl.where(which == 1, u, v))
+    squares = tl.where(which == 3, u * u, tl.where(which == 4, u * v, v * v))
+    terms = tl.where(which < 3, linear, tl.where(which < 6, squares, tl.where(which == 6, w, 0.0)))
+    return tl.where(exists[None, None, :], terms, 0.0)
+
+
+@triton.jit
+def _aside(x, y, z):
+    """Two vectors of the same length that are across a unit vector and across each other."""
+    first = (tl.abs(x) <= tl.abs(y)) & (tl.abs(x) <= tl.abs(z))  # across the axis that it lies least along
+    second = tl.abs(y) <= tl.abs(z)
+    ax = tl.where(first, 0.0, tl.where(second, -z, y))
+    ay = tl.where(first, z, tl.where(second, 0.0, -x))
+    az = tl.where(first, -y, tl.where(second, x, 0.0))
+    return ax, ay, az, y * az - z * ay, z * ax - x * az, x * ay - y * ax
+
+
+@triton.jit
+def _least_axis(xx, xy, xz, yy, yz, zz):
+    """The unit eigenvector to the least eigenvalue of a symmetric matrix, and that, by Jacobi's rotations."""
+    none, one = 0.0 * xx, 0.0 * xx + 1
+    a, b, c = one, none, none  # each axis of the frame, as it is turned
+    d, e, f = none, one, none
+    g, h, i = none, none, one
     for _ in tl.static_range(6):
         cosine, sine, change = _turn(xx, yy, xy)
-        xx, yy, xy = xx - change, yy + change, _zeros(ROWS)
+        xx, yy, xy = xx - change, yy + change, none
         xz, yz = cosine * xz - sine * yz, sine * xz + cosine * yz
         a, d = cosine * a - sine * d, sine * a + cosine * d
         b, e = cosine * b - sine * e, sine * b + cosine * e
         c, f = cosine * c - sine * f, sine * c + cosine * f
         cosine, sine, change = _turn(xx, zz, xz)
-        xx, zz, xz = xx - change, zz + change, _zeros(ROWS)
+        xx, zz, xz = xx - change, zz + change, none
         xy, yz = cosine * xy - sine * yz, sine * xy + cosine * yz
         a, g = cosine * a - sine * g, sine * a + cosine * g
         b, h = cosine * b - sine * h, sine * b + cosine * h
         c, i = cosine * c - sine * i, sine * c + cosine * i
         cosine, sine, change = _turn(yy, zz, yz)
-        yy, zz, yz = yy - change, zz + change, _zeros(ROWS)
+        yy, zz, yz = yy - change, zz + change, none
         xy, xz = cosine * xy - sine * xz, sine * xy + cosine * xz
         d, g = cosine * d - sine * g, sine * d + cosine * g
         e, h = cosine * e - sine * h, sine * e + cosine * h
         f, i = cosine * f - sine * i, sine * f + cosine * i
     first, second = (xx <= yy) & (xx <= zz), yy <= zz
-    tl.store(least + row, tl.where(first, xx, tl.where(second, yy, zz)) / each, mask=exists)
-    tl.store(axes + row * 3, tl.where(first, a, tl.where(second, d, g)), mask=exists)
-    tl.store(axes + row * 3 + 1, tl.where(first, b, tl.where(second, e, h)), mask=exists)
-    tl.store(axes + row * 3 + 2, tl.where(first, c, tl.where(second, f, i)), mask=exists)
+    return (
+        tl.where(first, a, tl.where(second, d, g)),
+        tl.where(first, b, tl.where(second, e, h)),
+        tl.where(first, c, tl.where(second, f, i)),
+        tl.where(first, xx, tl.where(second, yy, zz)),
+    )
 
 
 @triton.jit
@@ -150,3 +297,8 @@ def _point(points, number, exists):
 def _squares(x, y, z, to_x, to_y, to_z):
     x, y, z = x - to_x, y - to_y, z - to_z
     return x * x + y * y + z * z
+
+
+@triton.jit
+def _dot(ax, ay, az, bx, by, bz):
+    return ax * bx + ay * by + az * bz

@@ -64,7 +64,7 @@ def bound(
     tl.store(balls + group * 4 + 3, reach)
 
 
-@triton.jit(do_not_specialize=["count", "many"])
+@triton.jit(do_not_specialize=["many"])
 def search(
     points,  # (N, 3), scaled as the corners
     corners,  # (F, 9)
@@ -74,55 +74,43 @@ def search(
     squares,  # found: (N) of the distances
     nearest,  # found: (N) int64 faces
     where,  # found: (N, 3) on them
-    count,  # N
     many,  # S
     SLACK: tl.constexpr,
     WIDTH: tl.constexpr,
-    ROWS: tl.constexpr,
 ):
-    """The face nearest to each point. Whole groups are passed over that are too far off for all points."""
-    row, member = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, WIDTH)
-    exists = row < count
-    row = tl.minimum(row, count - 1)
+    """The face nearest to a point. Groups are passed over that are too far off as a whole."""
+    row, member = tl.program_id(0), tl.arange(0, WIDTH)
     x, y, z = tl.load(points + row * 3), tl.load(points + row * 3 + 1), tl.load(points + row * 3 + 2)
-    least = tl.full([ROWS], float("inf"), tl.float64)
-    for first in range(0, many * WIDTH, WIDTH):  # their balls' centres are on the mesh
+    off = tl.full([WIDTH], float("inf"), tl.float64)
+    for first in range(0, many * WIDTH, WIDTH):  # the centres of their balls are on the mesh
         ball = balls + (first + member) * 4
-        to_x, to_y, to_z = tl.load(ball), tl.load(ball + 1), tl.load(ball + 2)
-        off = _squared(x[:, None] - to_x[None, :], y[:, None] - to_y[None, :], z[:, None] - to_z[None, :])
-        least = tl.minimum(least, tl.min(off, 1))
-    least = tl.sqrt(least) * (1 + SLACK) + SLACK  # with what is rounded
-    least = least * least
-    best = tl.zeros([ROWS], tl.int64)
+        off = tl.minimum(off, _squared(x - tl.load(ball), y - tl.load(ball + 1), z - tl.load(ball + 2)))
+    least = tl.sqrt(tl.min(off, 0)) * (1 + SLACK) + SLACK  # with what is rounded
+    least, best = least * least, tl.load(order)
     for large in range(many):
         if _reached(larger + large * 4, x, y, z, least):
             for group in range(large * WIDTH, (large + 1) * WIDTH):
                 if _reached(balls + group * 4, x, y, z, least):
                     face = tl.load(order + group * WIDTH + member)
                     ax, ay, az, bx, by, bz, cx, cy, cz = _triangle(corners + face * 9)
-                    off, _, _, _ = _nearest_on_triangle(
-                        x[:, None], y[:, None], z[:, None], ax[None, :], ay[None, :], az[None, :],
-                        bx[None, :], by[None, :], bz[None, :], cx[None, :], cy[None, :], cz[None, :],
-                    )  # fmt: skip
-                    nearer, which = tl.min(off, 1), tl.argmin(off, 1)
-                    found = tl.load(order + group * WIDTH + which)
-                    best = tl.where(nearer < least, found, best)
-                    least = tl.minimum(least, nearer)
+                    off, _, _, _ = _nearest_on_triangle(x, y, z, ax, ay, az, bx, by, bz, cx, cy, cz)
+                    nearer = tl.min(off, 0)
+                    if nearer < least:
+                        least, best = nearer, tl.load(order + group * WIDTH + tl.argmin(off, 0))
     ax, ay, az, bx, by, bz, cx, cy, cz = _triangle(corners + best * 9)
-    off, at_x, at_y, at_z = _nearest_on_triangle(x, y, z, ax, ay, az, bx, by, bz, cx, cy, cz)
-    tl.store(squares + row, off, mask=exists)
-    tl.store(nearest + row, best, mask=exists)
-    tl.store(where + row * 3, at_x, mask=exists)
-    tl.store(where + row * 3 + 1, at_y, mask=exists)
-    tl.store(where + row * 3 + 2, at_z, mask=exists)
+    at_off, at_x, at_y, at_z = _nearest_on_triangle(x, y, z, ax, ay, az, bx, by, bz, cx, cy, cz)
+    tl.store(squares + row, at_off)
+    tl.store(nearest + row, best)
+    tl.store(where + row * 3, at_x)
+    tl.store(where + row * 3 + 1, at_y)
+    tl.store(where + row * 3 + 2, at_z)
 
 
 @triton.jit
 def _reached(ball, x, y, z, squares):
-    """Whether a ball is as near to one of the points as the squares of their distances say."""
-    away = _squared(x - tl.load(ball), y - tl.load(ball + 1), z - tl.load(ball + 2))
+    """Whether a ball is as near to a point as the square of a distance says."""
     near = tl.sqrt(squares) + tl.load(ball + 3)
-    return tl.max((away <= near * near).to(tl.int32), 0) > 0
+    return _squared(x - tl.load(ball), y - tl.load(ball + 1), z - tl.load(ball + 2)) <= near * near
 
 
 @triton.jit

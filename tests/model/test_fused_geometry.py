@@ -12,6 +12,7 @@ import trimesh
 from scipy.spatial import cKDTree
 
 from model import fused_connected, fused_points, fused_proximity
+from model.cleaning import thinned
 from model.connected import connected_parts
 
 os.environ["TRITON_INTERPRET"] = "1"  # looked at when Triton is imported
@@ -65,6 +66,27 @@ def test_points_vary_least_along_the_last_axis_of_lapack(spread: tuple[float, fl
     assert np.allclose(whole, patches.var(axis=1).sum(axis=1))
     assert np.allclose(np.linalg.norm(axes, axis=1), 1)
     assert np.allclose(np.einsum("bij,bj->bi", covariance, axes), least[:, None] * axes, atol=1e-12)
+
+
+@pytest.mark.parametrize(("count", "noise"), [(24, 0.01), (50, 0.1), (9, 0.3)])
+def test_what_quadrics_leave_is_what_least_squares_leave(count: int, noise: float) -> None:
+    rng = np.random.default_rng(count)
+    x, y = rng.uniform(-1, 1, (2, 20, count))
+    patches = np.stack([x, y, 0.3 * x * x - 0.2 * x * y + 0.1 * y + noise * rng.normal(size=x.shape)], axis=2)
+    patches = patches @ np.linalg.qr(rng.normal(size=(20, 3, 3)))[0] + 100
+    points, numbers = torch.from_numpy(patches.reshape(-1, 3)), torch.arange(20 * count).view(20, count)
+    left = fused_points.off_quadrics(points, numbers, 1e-12)
+    for patch, found in zip(patches - patches.mean(axis=1, keepdims=True), left.tolist(), strict=True):
+        u, v, w = (patch @ np.linalg.svd(patch)[2].T).T
+        terms = np.stack([np.ones_like(u), u, v, u * u, u * v, v * v], axis=1)
+        true = w - terms @ np.linalg.lstsq(terms, w)[0]
+        assert found == pytest.approx((true**2).sum(), rel=1e-6)
+
+
+@pytest.mark.parametrize(("cell", "decimals"), [(0.05, 9), (0.3, 9), (2.0, 9), (0.5, 1)])
+def test_the_points_of_voxels_are_those_that_torch_chooses(cell: float, decimals: int) -> None:
+    points = torch.from_numpy(np.random.default_rng(0).normal(size=(400, 3)).round(decimals))
+    assert torch.equal(fused_points.thinned(points, cell), thinned(points, cell))
 
 
 def test_distances_to_a_mesh_are_those_of_a_tree_of_boxes() -> None:
