@@ -26,6 +26,9 @@ CMD ["uvicorn", "app.main:create_app", "--factory", "--host", "0.0.0.0", "--port
 FROM base AS worker
 # For an NVIDIA GPU build with --build-arg TORCH_INDEX=https://pypi.org/simple
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# For a GPU kernels are compiled once they are needed, which takes a C compiler.
+RUN case "$TORCH_INDEX" in */cpu) ;; *) apt-get update \
+      && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/* ;; esac
 RUN python -c "import tomllib; \
       print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > requirements.txt \
     # Torch from there or not at all: the one of PyPI would bring 5 GB of CUDA along.

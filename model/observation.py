@@ -463,8 +463,10 @@ def rows_of(
 
 def _on_device(columns: Sequence[NDArray[np.float32]], device: torch.device) -> Rows:
     """Rows of their columns, which are brought to the device together."""
-    flat = brought(np.concatenate([column.ravel() for column in columns]), device)
-    shaped = zip(flat.split([column.size for column in columns]), columns, strict=True)
+    # Each begins at a multiple of 16 bytes: for others a GPU's kernels would be compiled once more.
+    padded = [np.pad(column.ravel(), (0, -column.size % 4)) for column in columns]
+    flat = brought(np.concatenate(padded), device).split([column.size for column in padded])
+    shaped = ((part[: column.size], column) for part, column in zip(flat, columns, strict=True))
     points, offsets, lower, upper, weights, only_in_ball, kind = (
         part.view(1, *column.shape) for part, column in shaped
     )

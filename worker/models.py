@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from model.checkpoint import Checkpoint, load_checkpoint
-from model.completion import Completer
+from model.completion import Completer, CompletionError
 from model.latent import LevenbergMarquardt, Problems, rows_of_samples
+from model.observation import View
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +55,7 @@ class Models:
     def _load(self, name: str) -> Completer:
         start = time.perf_counter()
         completer = Completer(load_checkpoint(self.folder / Path(name).name, self.device))
-        warm_up(completer.checkpoint)
+        warm_up(completer)
         log.info(
             "model %s loaded on %s in %.1f s", name, completer.checkpoint.device, time.perf_counter() - start
         )
@@ -67,9 +70,25 @@ def size_of(checkpoint: Checkpoint) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def warm_up(checkpoint: Checkpoint) -> None:
-    """One step of the solver: a device loads its kernels now, not during the first completion."""
-    points = torch.linspace(-0.5, 0.5, 300, device=checkpoint.device).reshape(1, 100, 3)
+def warm_up(completer: Completer) -> None:
+    """What a device loads for a completion, or compiles, it does now, not during the first one.
+
+    On a GPU by a completion of half a ball, on a CPU by one step of the solver, which is all that it takes.
+    """
+    checkpoint = completer.checkpoint
+    if checkpoint.device.type == "cuda":
+        with contextlib.suppress(CompletionError):  # a model need not know how to make something of it
+            completer.complete([half_a_ball()], resolution=32)
+        return
+    points = torch.linspace(-0.5, 0.5, 300).reshape(1, 100, 3)
     rows = rows_of_samples(points, points.norm(dim=-1) - 0.5, checkpoint.clamping_distance)
     problems = Problems.start(rows, checkpoint.codes[:2], checkpoint.prior)
     LevenbergMarquardt(checkpoint.decoder, problems).step()
+
+
+def half_a_ball(count: int = 2000) -> View:
+    """What a sensor sees of a ball."""
+    points = np.random.default_rng(0).normal(size=(count, 3))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    points[:, 2] = np.abs(points[:, 2])
+    return View(points, viewpoint=np.array([0.0, 0.0, 4.0]))

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "many"])
 def summed(
     points,  # (N, 3) float32
     centres,  # (M, 3) float32

@@ -8,7 +8,7 @@ import triton.language as tl
 from model.kernels.placement import misfit, placed, placement_cost, turn_since
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["each"])
 def look_up(
     grids,  # (S, SIDE, SIDE, SIDE) int8
     numbers,  # (B) float32: which grid
@@ -36,7 +36,7 @@ def look_up(
     tl.store(by_point + at * 3 + 2, by_z * steep, mask=exists)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["each"])
 def judge(
     grids,
     origin,  # (H) int64: which grid

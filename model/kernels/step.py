@@ -14,7 +14,7 @@ BLOCK = tl.constexpr(16)
 """Columns that are factorised at a time, and rows of a Hessian that a program works on."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["each"])
 def place(points, offsets, log_scale, rotation, translation, inside, each, ROWS: tl.constexpr):
     """Where rows lie in the unit ball, or nearest to them on it: `inside` (B, K, 3)."""
     problem, row = tl.program_id(0), tl.program_id(1) * ROWS + tl.arange(0, ROWS)
@@ -28,7 +28,7 @@ def place(points, offsets, log_scale, rotation, translation, inside, each, ROWS:
     tl.store(inside + at + 2, z * nearer, mask=exists)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["each"])
 def weigh(
     points,
     offsets,
@@ -113,7 +113,7 @@ def _put(place, values, exists):
     tl.store(place, values.to(tl.float16), mask=exists)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["blocks"])
 def assemble(
     products,  # (B, COLUMNS, COLUMNS): the Jacobian with itself
     sums,  # as `weigh` found them

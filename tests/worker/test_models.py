@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.serving import save_small_model
 from model.checkpoint import BadCheckpoint
-from worker.models import Models, size_of
+from worker.models import Models, half_a_ball, size_of
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +49,8 @@ def test_a_model_that_is_not_there_takes_no_ones_place(folder):
     with pytest.raises(BadCheckpoint):
         models.get("../gone")
     assert models.get("a") is kept
+
+
+def test_what_a_gpu_warms_up_with_can_be_completed(folder):
+    made = Models(folder, "cpu", 1).get("a").complete([half_a_ball()], resolution=32)
+    assert len(made.mesh.faces) > 100
