@@ -31,6 +31,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.field import Field, at_a_time
+from model.fused_surface import halved
+from model.kernels import usable
 from model.marching import marched, places_of, to_corners
 from model.mesh import Mesh, Triangles
 
@@ -271,6 +273,23 @@ def _evaluated(
 
 def _halved(sampler: _Sampler, coarse: _Slab, before: _Slab | None, least: float) -> _Slab:
     """The slab on a grid of half the spacing; corners whose bound is not above `least` are evaluated."""
+    slab, wanted = (_halved_at_once if usable(coarse.values.device) else _bounded)(sampler, coarse, least)
+    if before is not None:
+        slab.values[:2], slab.exact[:2] = before.values, before.exact
+        wanted = wanted[wanted >= 2 * slab.values[0].numel()]
+    slab.values.view(-1)[wanted] = sampler.distance(slab.points(slab.corners(wanted)))
+    return slab
+
+
+def _halved_at_once(sampler: _Sampler, coarse: _Slab, least: float) -> tuple[_Slab, Tensor]:
+    """The same as `_bounded` in one launch, which looks at all cells of the coarse grid."""
+    bend, steep = (constant * coarse.cell / 2 for constant in (sampler.bend, sampler.lipschitz))
+    values, exact, wanted = halved(coarse.values, coarse.exact, bend, steep, least)
+    return _Slab(values, exact, 2 * coarse.start, 2 * coarse.cells), wanted.view(-1).nonzero().squeeze(1)
+
+
+def _bounded(sampler: _Sampler, coarse: _Slab, least: float) -> tuple[_Slab, Tensor]:
+    """The slab on a grid of half the spacing, new corners bounded, and where those to be evaluated stand."""
     loss = sqrt(3) * sampler.bend * coarse.cell / 2  # from a cell's corners to its middle, the farthest
     low, high = _extremes(coarse.values)
     far = (low > 2 * loss) | (high < -2 * loss)  # what the grids to come may lose is as much again
@@ -279,27 +298,25 @@ def _halved(sampler: _Sampler, coarse: _Slab, before: _Slab | None, least: float
     slab = _Slab(values, torch.zeros_like(values, dtype=torch.bool), 2 * coarse.start, 2 * coarse.cells)
     known = coarse.within()
     slab.values[::2, ::2, ::2], slab.exact[::2, ::2, ::2] = known.values, known.exact
-    cells = _and_those_after(~far)
-    if before is not None:
-        slab.values[:2], slab.exact[:2], cells[0] = before.values, before.exact, False
-    for some in cells.nonzero().split(at_a_time(cells.device, *CHUNK)):
-        _fill(sampler, coarse, slab, some, least)
-    return slab
+    cells = _and_those_after(~far).nonzero().split(at_a_time(values.device, *CHUNK))
+    wanted = torch.cat([_fill(sampler, coarse, slab, some, least) for some in cells])
+    slab.exact.view(-1)[wanted] = True
+    return slab, wanted
 
 
-def _fill(sampler: _Sampler, coarse: _Slab, slab: _Slab, cells: Tensor, least: float) -> None:
-    """Bound or evaluate the seven new corners of each of (N, 3) coarse cells: those next to its first."""
+def _fill(sampler: _Sampler, coarse: _Slab, slab: _Slab, cells: Tensor, least: float) -> Tensor:
+    """Bound the seven new corners of each of (N, 3) coarse cells: those next to its first.
+
+    Returns where those stand that are to be evaluated.
+    """
     first, second, length = _opposite(cells.device)
     known = places_of(cells, coarse.values) + to_corners(coarse.values)[:, None]
     around = coarse.values.view(-1)[known]  # (8, N)
     bounds = sampler.bound(around[first], around[second], slab.cell * length)
-    values = bounds.amax(dim=0).clamp_(min=0).add_(bounds.amin(dim=0).clamp_(max=0)).view(-1)
-    open_ = (~(values.abs() > least)).nonzero().squeeze(1)
-    places = (places_of(2 * cells, slab.values) + to_corners(slab.values)[1:, None]).view(-1)
-    evaluated = places[open_]
-    values[open_] = sampler.distance(slab.points(slab.corners(evaluated)))
+    values = bounds.amax(dim=0).clamp_(min=0).add_(bounds.amin(dim=0).clamp_(max=0))
+    places = places_of(2 * cells, slab.values) + to_corners(slab.values)[1:, None]
     slab.values.view(-1)[places] = values
-    slab.exact.view(-1)[evaluated] = True
+    return places[~(values.abs() > least)]
 
 
 @cache
