@@ -38,10 +38,11 @@ from benchmarks.common import Figure, example
 from model.checkpoint import Checkpoint, choose_device, load_checkpoint
 from model.completion import Completer
 from model.correction import Correction, correlation
-from model.latent import Adam, LevenbergMarquardt, Problems
+from model.latent import Adam, LevenbergMarquardt
 from model.neighbours import Neighbours
 from model.observation import Observation, observe
 from model.placement import ExpectedPlacements
+from model.problems import Problems
 from model.proximity import nearest_on_mesh
 from model.streams import working_on
 from model.surface import HALF_WIDTH, extract_surface, zero_level

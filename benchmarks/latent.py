@@ -29,8 +29,9 @@ from torch import Tensor
 
 from benchmarks import common
 from model.checkpoint import Checkpoint
-from model.latent import Adam, FitSettings, LevenbergMarquardt, Problems, Rows, objective, rows_of_samples
+from model.latent import Adam, LevenbergMarquardt, objective
 from model.placement import Placements
+from model.problems import FitSettings, Problems, Rows, rows_of_samples
 
 FITTED_SHARE = 0.8
 MARGIN = 1.01

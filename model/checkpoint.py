@@ -17,7 +17,8 @@ from torch import Tensor
 from model.decoder import Decoder, DecoderSpec, without_weight_norm
 from model.encoder import Encoder, StaleEncoder, load_encoder, told_of
 from model.field import DecodedField
-from model.latent import CodePrior
+from model.fused.decoder import FusedDecoder
+from model.problems import CodePrior
 from model.starts import StartShapes, grids_of
 
 DECODER_FILE, LATENTS_FILE, CARD_FILE = "decoder.safetensors", "latents.safetensors", "card.json"
@@ -185,7 +186,7 @@ def load_checkpoint(folder: Path, device: str = "auto", encoder: bool = True) ->
 
 
 def _loaded(folder: Path, card: dict[str, Any], device: str, with_encoder: bool) -> Checkpoint:
-    decoder = Decoder(DecoderSpec(**card["decoder"]))
+    decoder = FusedDecoder(DecoderSpec(**card["decoder"]))
     decoder.load_state_dict(load_file(folder / DECODER_FILE))
     latents = load_file(folder / LATENTS_FILE, device=device)
     decoder.to(device).eval().requires_grad_(False)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from scipy.spatial import ConvexHull, QhullError
 from torch import Tensor
 
-from model import fused_points
 from model.connected import connected_parts
+from model.fused import points as fused_points
 from model.kernels import usable
 from model.neighbours import Neighbours, least_axes
 from model.streams import here

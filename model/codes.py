@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.checkpoint import Checkpoint
-from model.latent import FitSettings, LevenbergMarquardt, Problems, Rows, rows_of_samples
+from model.latent import LevenbergMarquardt
 from model.mesh import Mesh
+from model.problems import FitSettings, Problems, Rows, rows_of_samples
 from model.surface import extract_surface
 
 Array = NDArray[np.float64]

@@ -17,11 +17,12 @@ from model.checkpoint import Checkpoint
 from model.correction import Shape, correction_of
 from model.field import Field
 from model.fitting import Effort, Fit, Fitter, Look
-from model.latent import FitSettings, placed
+from model.latent import placed
 from model.mesh import Mesh, Triangles, components_of, deviation_colors, simplified
 from model.neighbours import Neighbours
 from model.observation import Observation, RowWeights, UnusableScan, View, observe
 from model.placement import FREEDOM, Placements
+from model.problems import FitSettings
 from model.report import CompletionReport, Finished, report_of
 from model.streams import working_on
 from model.surface import Extraction, NoSurface, triangles_of

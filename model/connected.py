@@ -8,7 +8,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from model.fused_connected import hooked
+from model.fused.connected import hooked
 from model.kernels import usable
 
 

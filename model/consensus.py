@@ -12,8 +12,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from model.latent import CodedFields, distances_at
+from model.latent import distances_at
 from model.placement import Placements
+from model.problems import CodedFields
 
 PROBES = 3000
 HALF_WIDTH = 1.3

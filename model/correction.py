@@ -18,11 +18,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from model import fused_correction, kernels
+from model import kernels
 from model.elementwise import Elementwise
 from model.field import Field, at_a_time
-from model.latent import OUTSIDE, SURFACE, Rows
+from model.fused import correction as fused_correction
 from model.placement import Placements
+from model.problems import OUTSIDE, SURFACE, Rows
 
 REACHES = (0.5, 0.15)
 SHARES = (0.7, 0.3)

@@ -10,14 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
-
-from model.fused import FusedDecoder, fused
 
 
 @dataclass(frozen=True)
@@ -189,21 +186,7 @@ class Decoder(nn.Module):
 
     def forward(self, codes: Tensor, points: Tensor, depth: float | None = None) -> Tensor:
         """Signed distances (S, N) for (S, L) codes and (S, N, 3) points; `depth` as in `evaluate`."""
-        wanted = torch.is_grad_enabled() and (codes.requires_grad or points.requires_grad)
-        if depth is None and not wanted and (at_once := self._at_once(points)):
-            return at_once(codes, points)[0]
         return self.evaluate([constant.unsqueeze(1) for constant in self.fold(codes)], points, depth)
-
-    def _at_once(self, points: Tensor) -> FusedDecoder | None:
-        """All layers in one launch: of a frozen decoder on a GPU, for points of single precision."""
-        frozen = not self.training and not self.last.weight.requires_grad
-        if frozen and points.device.type == "cuda" and points.dtype == torch.float32:
-            return self._fused
-        return None
-
-    @cached_property
-    def _fused(self) -> FusedDecoder | None:
-        return fused(self, self.last.weight.device)
 
     def distance_and_gradients(self, codes: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Signed distances (S, N), their gradients in the code (S, N, L) and in the point (S, N, 3).
@@ -211,9 +194,6 @@ class Decoder(nn.Module):
         One backward pass for the whole Jacobian: a row of it depends on its own point alone, and on the
         code only through the constants of `fold`.
         """
-        if at_once := self._at_once(points):
-            distances, by_point, by_code = at_once(codes, points, sloped=True, coded=True)
-            return distances, by_code, by_point
         with torch.enable_grad():
             count = points.shape[1]
             constants = [
@@ -232,8 +212,6 @@ class Decoder(nn.Module):
 
     def distance_and_normals(self, codes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Signed distances (S, N) and their gradients in the point (S, N, 3)."""
-        if at_once := self._at_once(points):
-            return at_once(codes, points, sloped=True)[:2]
         with torch.enable_grad():
             points = points.detach().requires_grad_()
             distances = self(codes, points)

@@ -20,7 +20,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from model.graphs import recorder
-from model.latent import CodePrior
 from model.placement import (
     EXPECTED_CENTRE,
     EXPECTED_LOG_SCALE,
@@ -30,6 +29,7 @@ from model.placement import (
     about_y,
     boxes_of,
 )
+from model.problems import CodePrior
 
 POINTS = 512
 """Points of a scan that are looked at, evenly chosen."""

@@ -19,9 +19,10 @@ from model.checkpoint import Checkpoint
 from model.consensus import central
 from model.encoder import Suggestion
 from model.frame import Similarity
-from model.latent import Adam, CodePrior, FitSettings, LevenbergMarquardt, Problems, Rows
+from model.latent import Adam, LevenbergMarquardt
 from model.observation import Observation, RowWeights, rows_of
 from model.placement import ExpectedPlacements, Placements, by_outline
+from model.problems import CodePrior, FitSettings, Problems, Rows
 from model.starts import Hypotheses, StartShapes, grids_of, screening, turns
 from model.streams import brought
 from model.trees import mapped

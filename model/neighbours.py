@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from model import fused_points
+from model.fused import points as fused_points
 from model.kernels import usable
 from model.streams import here
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from model import cleaning, ranges
 from model.frame import Similarity, upright
-from model.latent import BACKGROUND, FREE, OUTSIDE, SURFACE, Rows
 from model.neighbours import Neighbours, least_axes
+from model.problems import BACKGROUND, FREE, OUTSIDE, SURFACE, Rows
 from model.streams import brought, fetched, here
 
 Array = NDArray[np.float64]

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model import fused_proximity
+from model.fused import proximity as fused_proximity
 from model.kernels import usable
 from model.streams import device_here
 

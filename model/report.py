@@ -15,9 +15,10 @@ from model.codes import NearShape, nearest_shapes
 from model.correction import Shape
 from model.fitting import Candidate, Fit
 from model.frame import Similarity
-from model.latent import KINDS, SURFACE, residuals
+from model.latent import residuals
 from model.mesh import Mesh, is_closed, parts_of, volume_of
 from model.observation import Observation
+from model.problems import KINDS, SURFACE
 from model.proximity import nearest_here
 from model.streams import device_here, here
 from model.uncertainty import Posterior

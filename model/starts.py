@@ -16,12 +16,14 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from model import fused_grids, kernels
+from model import kernels
 from model.batch import Steps
 from model.decoder import Decoder
 from model.field import at_a_time
-from model.latent import CodePrior, FitSettings, LevenbergMarquardt, Problems, Rows, objective
+from model.fused import grids as fused_grids
+from model.latent import LevenbergMarquardt, objective
 from model.placement import ExpectedPlacements, Placements, boxes_of, rotations_all_around, yaws
+from model.problems import CodePrior, FitSettings, Problems, Rows
 
 GRID_CELLS = 32
 HALF_WIDTH = 1.04
@@ -242,7 +244,17 @@ def _costs(
 ) -> Steps[Tensor]:
     device, costs = rows.points.device, []
     if kernels.usable(device):
-        return fused_grids.judged(starts.grids, rows, tried, expected, settings, HALF_WIDTH, UNIT)
+        return fused_grids.judged(
+            starts.grids,
+            rows,
+            tried.origin,
+            tried.turn,
+            tried.placements,
+            expected,
+            settings,
+            HALF_WIDTH,
+            UNIT,
+        )
     together = max(1, at_a_time(device, *LOOKUPS) // (8 * len(rows)))
     for part in torch.arange(len(tried), device=device).split(together):
         problems = _problems(rows, tried.of(part), "known", settings, expected)

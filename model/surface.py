@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.field import Field, at_a_time
-from model.fused_surface import halved
+from model.fused.surface import halved
 from model.kernels import usable
 from model.marching import marched, places_of, to_corners
 from model.mesh import Mesh, Triangles

@@ -30,9 +30,10 @@ from model.correction import Correction
 from model.decoder import Decoder
 from model.field import at_a_time
 from model.fitting import Ends, Fit
-from model.latent import FitSettings, distances_at, placement_prior
+from model.latent import distances_at, placement_prior
 from model.neighbours import Neighbours
 from model.placement import MOVE_SIZE, Placements, gradient_by_move
+from model.problems import FitSettings
 
 RIPPLE = 0.005
 """How far off a surface is even where it was seen without noise, canonical units: the grid, the decoder."""

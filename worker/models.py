@@ -12,8 +12,9 @@ import torch
 
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.completion import Completer, CompletionError
-from model.latent import LevenbergMarquardt, Problems, rows_of_samples
+from model.latent import LevenbergMarquardt
 from model.observation import View
+from model.problems import Problems, rows_of_samples
 
 log = logging.getLogger(__name__)
 

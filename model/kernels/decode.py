@@ -8,7 +8,7 @@ Products of matrices run in half precision, where a GPU is ten times faster. Goi
 split into two of half precision, x ≈ high + low, and x · w ≈ high · high + high · low + low · high: what is
 left out is no more than float32's own rounding. Slopes, going backwards, are of half precision alone.
 
-`model.fused` says which arrays these are. Imported only where Triton is.
+`model.fused.decoder` says which arrays these are. Imported only where Triton is.
 """
 
 from __future__ import annotations

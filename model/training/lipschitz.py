@@ -22,7 +22,7 @@ from torch import Tensor
 
 from model.checkpoint import BadCheckpoint, choose_device, load_checkpoint, write_card
 from model.decoder import Decoder
-from model.latent import CodePrior
+from model.problems import CodePrior
 from model.surface import FEWEST_CELLS, HALF_WIDTH
 
 NEAR = 0.2

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from model.decoder import Decoder
-from model.latent import CodePrior
+from model.problems import CodePrior
 from model.training.compute import autocast, compiled
 from model.training.draws import Batch
 from model.training.recipe import Recipe

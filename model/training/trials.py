@@ -16,9 +16,9 @@ from torch import Tensor
 
 from model.checkpoint import VARIANT_MARK, Checkpoint, load_checkpoint, save_checkpoint
 from model.codes import ENCODED_SAMPLES, decode, encode_rows
-from model.latent import rows_of_samples
 from model.mesh import to_trimesh
 from model.metrics import CHAMFER_POINTS, chamfer_distance, sample_surface
+from model.problems import rows_of_samples
 from model.surface import NoSurface
 from model.training.dataset import MissingSamples, SampleSet, load_sample_set, sample_files
 from model.training.evaluate.inputs import normalized_mesh

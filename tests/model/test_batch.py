@@ -18,8 +18,9 @@ from model.completion import Completer, Completion
 from model.decoder import Decoder
 from model.fitting import Effort, Fit, Round
 from model.frame import Similarity
-from model.latent import LevenbergMarquardt, Problems, rows_of_samples
+from model.latent import LevenbergMarquardt
 from model.observation import Observation, View, observe
+from model.problems import Problems, rows_of_samples
 
 
 def scans() -> list[View]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from model.checkpoint import Checkpoint
 from model.codes import between, decode, encode_rows, encode_samples, nearest_codes, nearest_shapes
-from model.latent import rows_of_samples
+from model.problems import rows_of_samples
 
 UNSEEN = box(0.42, 0.55, 0.5)  # between the trained boxes
 

@@ -26,8 +26,8 @@ from model.correction import (
     wendland,
 )
 from model.field import with_gradient
-from model.latent import BACKGROUND, FREE, OUTSIDE, SURFACE, Rows
 from model.placement import Placements
+from model.problems import BACKGROUND, FREE, OUTSIDE, SURFACE, Rows
 from model.surface import extract_surface
 
 CPU = torch.device("cpu")

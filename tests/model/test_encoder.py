@@ -25,9 +25,9 @@ from model.encoder import (
     save_encoder,
 )
 from model.fitting import Effort, Fitter
-from model.latent import FitSettings
 from model.observation import RowWeights, observe
 from model.placement import about_y, by_outline, yaws
+from model.problems import FitSettings
 from model.starts import turns
 
 BOX = TINY_SOLIDS["box_0.35_0.65"]

@@ -15,9 +15,9 @@ from model.checkpoint import Checkpoint
 from model.consensus import central
 from model.fitting import Effort, Fit, Fitter, Round, Starts
 from model.frame import Similarity
-from model.latent import FitSettings
 from model.observation import Observation, RowWeights, View, observe
 from model.placement import Placements
+from model.problems import FitSettings
 
 BOX = TINY_SOLIDS["box_0.35_0.65"]  # half extents 0.35, 0.65 and 0.5: each half turn is a symmetry
 UNSEEN = box(0.4, 0.6, 0.5)

@@ -11,9 +11,11 @@ import torch
 import trimesh
 from scipy.spatial import cKDTree
 
-from model import fused_connected, fused_points, fused_proximity
 from model.cleaning import thinned
 from model.connected import connected_parts
+from model.fused import connected as fused_connected
+from model.fused import points as fused_points
+from model.fused import proximity as fused_proximity
 
 os.environ["TRITON_INTERPRET"] = "1"  # looked at when Triton is imported
 pytest.importorskip("triton")

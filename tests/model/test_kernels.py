@@ -14,21 +14,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from model import fused, fused_correction, fused_grids, fused_steps, kernels
+from model import kernels
 from model.checkpoint import Checkpoint
 from model.correction import REACHES, SHARES, Correction
 from model.decoder import Decoder, DecoderSpec, without_weight_norm
-from model.latent import (
-    CodedFields,
-    CodePrior,
-    FitSettings,
-    LevenbergMarquardt,
-    Linearisation,
-    Problems,
-    Rows,
-    objective,
-)
+from model.fused import correction as fused_correction
+from model.fused import decoder as fused_decoder
+from model.fused import grids as fused_grids
+from model.fused import steps as fused_steps
+from model.fused.decoder import FusedDecoder
+from model.latent import LevenbergMarquardt, objective
 from model.placement import FREEDOM, ExpectedPlacements, Placements
+from model.problems import CodedFields, CodePrior, FitSettings, Problems, Rows
 from model.starts import HALF_WIDTH, UNIT, Hypotheses, StartShapes
 from model.trees import leaves, mapped
 
@@ -43,8 +40,8 @@ HALF = 1e-3
 def small() -> Iterator[None]:
     """Small, since the interpreter is slow."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused, "ROWS", 16)
-        patch.setattr(fused, "COLUMNS", 32)
+        patch.setattr(fused_decoder, "ROWS", 16)
+        patch.setattr(fused_decoder, "COLUMNS", 32)
         patch.setattr(fused_steps, "ROWS", 32)
         patch.setattr(fused_correction, "ROWS", 16)
         patch.setattr(fused_steps, "products", lambda jacobian: jacobian.float().mT @ jacobian.float())
@@ -67,9 +64,11 @@ SPECS = {
 }
 
 
-def frozen(spec: DecoderSpec) -> Decoder:
+def frozen(spec: DecoderSpec) -> FusedDecoder:
     torch.manual_seed(0)
-    return without_weight_norm(Decoder(spec)).eval().requires_grad_(False)
+    served = FusedDecoder(spec)
+    without_weight_norm(served)
+    return served.eval().requires_grad_(False)
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
@@ -77,7 +76,7 @@ def test_the_decoder_in_one_launch_is_the_decoder(spec: DecoderSpec) -> None:
     decoder, generator = frozen(spec), torch.Generator().manual_seed(1)
     codes = torch.randn(3, spec.code_length, generator=generator)
     points = 2 * torch.rand(3, 21, 3, generator=generator) - 1  # blocks hold points of two shapes
-    at_once = fused.FusedDecoder(decoder)
+    at_once = fused_decoder.Layers(decoder)
     true, by_code, by_point = decoder.double().distance_and_gradients(codes.double(), points.double())
     distances, slopes, slopes_of_code = at_once(codes, points, sloped=True, coded=True)
     assert float((distances - true).abs().max()) < 1e-6  # half precision alone would be off by 1e-4
@@ -88,7 +87,7 @@ def test_the_decoder_in_one_launch_is_the_decoder(spec: DecoderSpec) -> None:
 
 
 def test_no_points_have_no_distances() -> None:
-    distances, by_point, _ = fused.FusedDecoder(frozen(SPECS["as published, small"]))(
+    distances, by_point, _ = fused_decoder.Layers(frozen(SPECS["as published, small"]))(
         torch.zeros(1, 16), torch.zeros(1, 0, 3), sloped=True
     )
     assert distances.shape == (1, 0) and by_point.shape == (1, 0, 3)
@@ -100,10 +99,31 @@ def test_no_points_have_no_distances() -> None:
 def test_networks_that_no_kernel_knows_are_left_to_torch(
     change: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fused, "usable", lambda device: True)
+    monkeypatch.setattr(fused_decoder, "usable", lambda device: True)
     usual = DecoderSpec(code_length=5, width=48, depth=4, skip_layer=2)
-    assert fused.fused(frozen(usual), torch.device("cpu")) is not None
-    assert fused.fused(frozen(replace(usual, **change)), torch.device("cpu")) is None
+    assert frozen(usual)._layers(torch.zeros(1, 3)) is not None
+    other = frozen(replace(usual, **change))
+    assert other._layers(torch.zeros(1, 3)) is None
+    assert other(torch.zeros(1, 5), torch.zeros(1, 2, 3)).shape == (1, 2)
+
+
+def test_a_served_decoder_is_the_plain_one_where_gradients_are_wanted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fused_decoder, "usable", lambda device: True)
+    served, generator = frozen(SPECS["one skip, encoded"]), torch.Generator().manual_seed(1)
+    plain = Decoder(replace(served.spec, weight_norm=False)).eval().requires_grad_(False)
+    plain.load_state_dict(served.state_dict())
+    codes = torch.randn(2, 5, generator=generator)
+    points = 2 * torch.rand(2, 9, 3, generator=generator) - 1
+    found = (*served.distance_and_gradients(codes, points), *served.distance_and_normals(codes, points))
+    true = (*plain.distance_and_gradients(codes, points), *plain.distance_and_normals(codes, points))
+    assert all(share_off(one, other) < HALF for one, other in zip(found, true, strict=True))
+    assert torch.allclose(served(codes, points), plain(codes, points), atol=1e-6)
+    codes.requires_grad_()
+    (slope,) = torch.autograd.grad(served(codes, points).sum(), [codes])
+    (exact,) = torch.autograd.grad(plain(codes, points).sum(), [codes])
+    assert torch.equal(slope, exact)
 
 
 # A step of the solver
@@ -149,7 +169,7 @@ def test_a_step_in_a_few_launches_is_the_step(fields: str, pose: str, tiny: Chec
     settings = FitSettings(placement_weight=1e-2, prior_weight=1e-2)  # the priors must show
     fit = a_fit(tiny, fields, pose, settings)
     problems, model = fit.problems, fit.model
-    found = Linearisation(*fused_steps.linearised(fit.fields, problems, settings))
+    found = fused_steps.linearised(fit.fields, problems, settings)
     assert share_off(found.cost, model.cost) < 1e-5 and share_off(found.residual, model.residual) < 1e-5
     assert share_off(found.gradient, model.gradient) < HALF
     assert share_off(found.hessian, model.hessian) < HALF
@@ -236,7 +256,9 @@ def test_hypotheses_are_judged_as_in_torch() -> None:
     problems = Problems.start(
         rows, tried.origin[:, None].float(), flat, tried.placements, "known", settings, expected.of(turn)
     )
-    found = fused_grids.judged(shapes.grids, rows, tried, expected, settings, HALF_WIDTH, UNIT)
+    found = fused_grids.judged(
+        shapes.grids, rows, tried.origin, turn, tried.placements, expected, settings, HALF_WIDTH, UNIT
+    )
     assert torch.allclose(found, objective(shapes, problems, settings), rtol=1e-4)
 
 
@@ -248,13 +270,11 @@ def test_sums_over_centres_are_those_of_torch() -> None:
     centres, weights, points = (torch.randn(*size, generator=generator) for size in ((70, 3), (70,), (37, 3)))
     exact = Correction(centres.double() / 2, weights.double(), 1.0, torch.eye(1))
     value, gradient = exact.distance_and_gradient(points.double() / 2)
-    kernels_of_it = tuple(zip(REACHES, SHARES, strict=True))
-    found, slopes = fused_correction.summed(points / 2, centres / 2, weights, kernels_of_it, sloped=True)
+    both = tuple(zip(REACHES, SHARES, strict=True))
+    found, slopes = fused_correction.summed(points / 2, centres / 2, weights, both, sloped=True)
     assert torch.allclose(found.double(), value, atol=1e-5)
     assert torch.allclose(slopes.double(), gradient, atol=1e-4)
-    assert torch.equal(
-        fused_correction.summed(points / 2, centres / 2, weights, kernels_of_it, False)[0], found
-    )
+    assert torch.equal(fused_correction.summed(points / 2, centres / 2, weights, both, False)[0], found)
 
 
 # Where they can be had

@@ -17,20 +17,15 @@ from model.checkpoint import Checkpoint
 from model.decoder import Decoder, DecoderSpec
 from model.latent import (
     REPLAYED_STEPS,
-    SURFACE,
     Adam,
-    CodePrior,
-    FitSettings,
     LevenbergMarquardt,
-    Problems,
-    Rows,
     objective,
     placed,
     placement_prior,
     residuals,
-    rows_of_samples,
 )
 from model.placement import FREEDOM, MOVE_SIZE, SCALE_STD, ExpectedPlacements, Placements, rotation_of
+from model.problems import SURFACE, CodePrior, FitSettings, Problems, Rows, rows_of_samples
 from model.trees import leaves, mapped
 
 SOLIDS = {"sphere": sphere(0.72), "box": box(0.42, 0.55, 0.5)}

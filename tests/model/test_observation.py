@@ -12,7 +12,6 @@ from seen import about_y
 from shapes import SignedDistance, box, gradient, sphere, surface_points
 
 from model.frame import UP_AXES, Similarity, upright
-from model.latent import BACKGROUND, FREE, KINDS, OUTSIDE, SURFACE
 from model.observation import (
     FINEST_CELL,
     GRAZING_COSINE,
@@ -26,6 +25,7 @@ from model.observation import (
     observe,
     rows_of,
 )
+from model.problems import BACKGROUND, FREE, KINDS, OUTSIDE, SURFACE
 
 EYE = np.array([0.5, 0.4, 4.0])
 CENTRE = np.array([0.1, -0.2, 0.3])

@@ -20,10 +20,10 @@ from model.codes import decode
 from model.completion import Completer, Completion
 from model.fitting import Candidate
 from model.frame import Similarity
-from model.latent import KINDS
 from model.mesh import to_trimesh
 from model.observation import View, observe
 from model.placement import MOVE_SIZE
+from model.problems import KINDS
 from model.report import Hypothesis, judge
 
 BOX, TORUS = box(0.36, 0.6, 0.5), torus(0.6, 0.15)

@@ -14,9 +14,9 @@ from model.batch import alone
 from model.checkpoint import Checkpoint
 from model.fitting import Effort
 from model.frame import Similarity
-from model.latent import FitSettings
 from model.observation import Observation, RowWeights, observe, rows_of
 from model.placement import by_outline, rotation_of
+from model.problems import FitSettings
 from model.starts import (
     FARTHEST,
     GRID_CELLS,

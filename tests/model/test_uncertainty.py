@@ -15,20 +15,10 @@ from model.checkpoint import Checkpoint
 from model.correction import Correction, correction_of, kernel
 from model.field import DecodedField
 from model.fitting import Candidate, Effort, Ends, Fit, Fitter
-from model.latent import (
-    BACKGROUND,
-    FREE,
-    CodePrior,
-    FitSettings,
-    LevenbergMarquardt,
-    Problems,
-    Rows,
-    placed,
-    residuals,
-    rows_of_samples,
-)
+from model.latent import LevenbergMarquardt, placed, residuals
 from model.observation import RowWeights, observe
 from model.placement import FREEDOM, MOVE_SIZE, SCALE_STD, TRANSLATION_STD, Placements, rotation_of
+from model.problems import BACKGROUND, FREE, CodePrior, FitSettings, Problems, Rows, rows_of_samples
 from model.uncertainty import LOOKED_AT, RIPPLE, Calibration, Posterior, laplace, vertex_deviation
 
 LENGTH = 3

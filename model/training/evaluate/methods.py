@@ -14,11 +14,12 @@ from model.codes import decode, encode_rows, nearest_codes
 from model.completion import Completer, MeshOptions
 from model.fitting import Fit, Starts
 from model.frame import Normalization, Similarity
-from model.latent import Adam, CodePrior, Rows, rows_of_samples
+from model.latent import Adam
 from model.mesh import Mesh
 from model.observation import Observation, observe
 from model.observation import View as SensorView
 from model.placement import Placements
+from model.problems import CodePrior, Rows, rows_of_samples
 from model.starts import StartShapes
 from model.training.samples import read_samples
 from model.training.views import View

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
+from model.placement import ExpectedPlacements, Placements
+from model.problems import FitSettings, Rows
 from model.trees import leaves
-
-if TYPE_CHECKING:
-    from model.latent import FitSettings, Rows
-    from model.placement import ExpectedPlacements
-    from model.starts import Hypotheses
 
 ROWS = 128
 """Points that a program works on."""
@@ -37,19 +32,24 @@ def looked_up(
 def judged(
     grids: Tensor,
     rows: Rows,
-    tried: Hypotheses,
+    origin: Tensor,
+    turn: Tensor,
+    placements: Placements,
     expected: ExpectedPlacements,
     settings: FitSettings,
     half_width: float,
     unit: float,
 ) -> Tensor:
-    """E (H,) of hypotheses on rows of one problem; of T turns each has its `expected` placement."""
+    """E (H,) of hypotheses on rows of one problem: of which shape (H,), in which turn (H,), standing where.
+
+    Each of the T turns has its `expected` placement.
+    """
     from model.kernels.grids import judge
 
-    cost = torch.empty_like(tried.placements.log_scale)
+    cost = torch.empty_like(placements.log_scale)
     numbers = (
-        *(tried.origin, tried.turn, rows.points, rows.offsets, rows.lower, rows.upper, rows.weights),
-        *(rows.only_in_ball, *leaves(tried.placements), *leaves(expected)),
+        *(origin, turn, rows.points, rows.offsets, rows.lower, rows.upper, rows.weights),
+        *(rows.only_in_ball, *leaves(placements), *leaves(expected)),
     )
     judge[(len(cost),)](
         grids, *(part.contiguous() for part in numbers), cost, len(rows), half_width, unit, settings.huber,

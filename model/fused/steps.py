@@ -5,16 +5,13 @@ What they compute is said there, in torch; here, how tensors go in and come out.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from model import kernels
 from model.placement import Placements
-
-if TYPE_CHECKING:
-    from model.latent import CodedFields, Fits, FitSettings, Linearisation, Problems
+from model.problems import CodedFields, Fits, FitSettings, Linearisation, Problems
+from model.trees import mapped
 
 ROWS, BLOCK, SETTLED = 64, 16, 1024
 """Rows, columns and rows of a Hessian, and numbers of one that a program works on."""
@@ -33,8 +30,8 @@ def usable(codes: Tensor) -> bool:
     return alike and kernels.usable(codes.device)
 
 
-def linearised(fields: CodedFields, problems: Problems, settings: FitSettings) -> tuple[Tensor, ...]:
-    """What a `Linearisation` is made of: E, its gradient and Hessian, and the mean residual."""
+def linearised(fields: CodedFields, problems: Problems, settings: FitSettings) -> Linearisation:
+    """E and its model where the problems stand."""
     from model.kernels import step
 
     rows, placements, expected = problems.rows, problems.placements, problems.expected
@@ -66,7 +63,7 @@ def linearised(fields: CodedFields, problems: Problems, settings: FitSettings) -
         settings.placement_weight, settings.placement_tail, settings.prior_weight / settings.rotation_std**2,
         LENGTH=length, COLUMNS=columns, WIDTH=_power(size),
     )  # fmt: skip
-    return cost, gradient, hessian, residual
+    return Linearisation(cost, gradient, hessian, residual)
 
 
 def products(jacobian: Tensor) -> Tensor:
@@ -97,7 +94,6 @@ def solved(
 def settled(now: Fits, new: Fits, works: Tensor, promised: Tensor, steps: Tensor, tolerance: float) -> Fits:
     """The fits after a step that led to `new`, where it lowered E."""
     from model.kernels import step
-    from model.trees import mapped
 
     after = mapped(torch.empty_like, now)
     count, size = now.model.gradient.shape

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from functools import cache
-from typing import TYPE_CHECKING
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
 
+from model.decoder import Decoder
 from model.kernels import usable
-
-if TYPE_CHECKING:
-    from model.decoder import Decoder
 
 ROWS, COLUMNS, SHARE, STAGES, WARPS = 64, 128, 32, 3, 4
 """Points that a program works on, outputs and inputs of a layer that it multiplies at a time, how many of the
@@ -25,15 +22,46 @@ LARGEST = 256.0
 of them is then large enough for it too."""
 
 
-def fused(decoder: Decoder, device: torch.device) -> FusedDecoder | None:
-    """The decoder in one launch, where there is a kernel for it."""
-    spec = decoder.spec
-    if spec.layer_norm or spec.points_in_all or spec.depth in spec.fed or not usable(device):
-        return None
-    return FusedDecoder(decoder)
+class FusedDecoder(Decoder):
+    """A decoder as it is served: once it is frozen and on a GPU, all of its layers are one launch.
+
+    Elsewhere, and where there is no kernel for it, it is the plain one.
+    """
+
+    def forward(self, codes: Tensor, points: Tensor, depth: float | None = None) -> Tensor:
+        """Signed distances (S, N) for (S, L) codes and (S, N, 3) points; `depth` as in `evaluate`."""
+        wanted = torch.is_grad_enabled() and (codes.requires_grad or points.requires_grad)
+        if depth is None and not wanted and (layers := self._layers(points)):
+            return layers(codes, points)[0]
+        return super().forward(codes, points, depth)
+
+    def distance_and_gradients(self, codes: Tensor, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Signed distances (S, N), their gradients in the code (S, N, L) and in the point (S, N, 3)."""
+        if layers := self._layers(points):
+            distances, by_point, by_code = layers(codes, points, sloped=True, coded=True)
+            return distances, by_code, by_point
+        return super().distance_and_gradients(codes, points)
+
+    def distance_and_normals(self, codes: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Signed distances (S, N) and their gradients in the point (S, N, 3)."""
+        if layers := self._layers(points):
+            return layers(codes, points, sloped=True)[:2]
+        return super().distance_and_normals(codes, points)
+
+    def _layers(self, points: Tensor) -> Layers | None:
+        """What evaluates these points in one launch."""
+        if self.training or self.last.weight.requires_grad or points.dtype != torch.float32:
+            return None
+        return self._packed if usable(points.device) else None
+
+    @cached_property
+    def _packed(self) -> Layers | None:
+        spec = self.spec
+        known = not (spec.layer_norm or spec.points_in_all or spec.depth in spec.fed)
+        return Layers(self) if known else None
 
 
-class FusedDecoder:
+class Layers:
     """A frozen decoder's layers, as `kernels.decode` reads them."""
 
     def __init__(self, decoder: Decoder) -> None:
