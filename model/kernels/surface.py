@@ -71,7 +71,7 @@ def _either(one, other):
 
 @triton.jit
 def _put(finer, sure, wanted, at, value, least, exists):
-    open = (tl.abs(value) <= least).to(tl.int8)
+    asked = (tl.abs(value) <= least).to(tl.int8)
     tl.store(finer + at, value, mask=exists)
-    tl.store(sure + at, open, mask=exists)
-    tl.store(wanted + at, open, mask=exists)
+    tl.store(sure + at, asked, mask=exists)
+    tl.store(wanted + at, asked, mask=exists)
