@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from model import kernels
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.completion import Completer, CompletionError
 from model.latent import LevenbergMarquardt
@@ -74,17 +74,26 @@ def size_of(checkpoint: Checkpoint) -> int:
 def warm_up(completer: Completer) -> None:
     """What a device loads for a completion, or compiles, it does now, not during the first one.
 
-    On a GPU by a completion of half a ball, on a CPU by one step of the solver, which is all that it takes.
+    On a GPU by a completion of half a ball, without kernels if one of them fails; on a CPU by one step of the
+    solver, which is all that it takes.
     """
     checkpoint = completer.checkpoint
     if checkpoint.device.type == "cuda":
-        with contextlib.suppress(CompletionError):  # a model need not know how to make something of it
-            completer.complete([half_a_ball()], resolution=32)
+        _complete_something(completer)
         return
     points = torch.linspace(-0.5, 0.5, 300).reshape(1, 100, 3)
     rows = rows_of_samples(points, points.norm(dim=-1) - 0.5, checkpoint.clamping_distance)
     problems = Problems.start(rows, checkpoint.codes[:2], checkpoint.prior)
     LevenbergMarquardt(checkpoint.decoder, problems).step()
+
+
+def _complete_something(completer: Completer) -> None:
+    try:
+        completer.complete([half_a_ball()], resolution=32)
+    except CompletionError as error:  # a model need not make something of it
+        log.info("warming up: %s", error)
+    except Exception as error:
+        kernels.give_up(error)
 
 
 def half_a_ball(count: int = 2000) -> View:

@@ -13,10 +13,24 @@ LEAST_CAPABILITY = (8, 0)
 """Of NVIDIA's GPUs those from Ampere on: older ones have not the shared memory that the kernels take."""
 
 
-@cache
+_given_up: list[BaseException] = []
+
+
 def usable(device: torch.device) -> bool:
-    """Whether kernels run on a device: Triton is there, with a C compiler, and the smallest one has run."""
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < LEAST_CAPABILITY:
+    """Whether kernels run on a device: Triton is there, with a C compiler, and none has failed."""
+    return device.type == "cuda" and not _given_up and _compiles(device)
+
+
+def give_up(error: BaseException) -> None:
+    """Use no kernel any more: one could not be compiled, or could not run."""
+    logger.warning("no kernels are used, so completions take longer: %s", error)
+    _given_up.append(error)
+
+
+@cache
+def _compiles(device: torch.device) -> bool:
+    """Whether the smallest kernel does."""
+    if torch.cuda.get_device_capability(device) < LEAST_CAPABILITY:
         return False
     try:
         from model.kernels.step import place

@@ -291,5 +291,17 @@ def test_where_no_kernel_can_be_compiled_there_is_a_warning(
     """Here because there is no GPU; elsewhere because there is no C compiler."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     with caplog.at_level(logging.WARNING):
-        assert not kernels.usable.__wrapped__(torch.device("cuda"))
+        assert not kernels._compiles.__wrapped__(torch.device("cuda"))
     assert "no kernel can be compiled" in caplog.text
+
+
+def test_after_one_that_failed_no_kernel_is_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(kernels, "_compiles", lambda device: True)
+    monkeypatch.setattr(kernels, "_given_up", [])
+    assert kernels.usable(torch.device("cuda"))
+    with caplog.at_level(logging.WARNING):
+        kernels.give_up(RuntimeError("out of shared memory"))
+    assert not kernels.usable(torch.device("cuda"))
+    assert "out of shared memory" in caplog.text

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.serving import save_small_model
+from model import kernels
 from model.checkpoint import BadCheckpoint
-from worker.models import Models, half_a_ball, size_of
+from worker.models import Models, _complete_something, half_a_ball, size_of
 
 
 @pytest.fixture(scope="module")
@@ -54,3 +55,15 @@ def test_a_model_that_is_not_there_takes_no_ones_place(folder):
 def test_what_a_gpu_warms_up_with_can_be_completed(folder):
     made = Models(folder, "cpu", 1).get("a").complete([half_a_ball()], resolution=32)
     assert len(made.mesh.faces) > 100
+
+
+def test_a_kernel_that_fails_while_a_model_warms_up_is_given_up(folder, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("out of shared memory")
+
+    given_up = []
+    monkeypatch.setattr(kernels, "give_up", given_up.append)
+    completer = Models(folder, "cpu", 1).get("a")
+    monkeypatch.setattr(completer, "complete", broken)
+    _complete_something(completer)
+    assert [str(error) for error in given_up] == ["out of shared memory"]
