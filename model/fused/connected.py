@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from model.kernels import launch
+
 ROWS = 256
 """Links or nodes that a program works on."""
 
@@ -22,7 +24,7 @@ def hooked(starts: Tensor, ends: Tensor, count: int) -> Tensor:
     while not joined:
         for _ in range(ROUNDS):
             apart = first.new_zeros(1)
-            hook[links](starts, ends, first, apart, len(starts), ROWS=ROWS)
-            jump[nodes](first, count, ROWS=ROWS)
+            launch(hook, links, starts, ends, first, apart, len(starts), ROWS=ROWS)
+            launch(jump, nodes, first, count, ROWS=ROWS)
         joined = not apart.item()
     return first.long()

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from model.kernels import launch
+
 ROWS, COLUMNS = 64, 32
 """Points that a program works on, and centres that it takes at a time."""
 
@@ -25,7 +27,8 @@ def summed(
     gradients = torch.empty_like(points) if sloped else values
     (wide, much), (narrow, little) = kernels
     if count:
-        correction.summed[(-(-count // ROWS),)](
+        launch(
+            correction.summed, (-(-count // ROWS),),
             points, centres.contiguous(), weights.contiguous(), values, gradients, count, len(centres),
             wide, much, narrow, little, SLOPED=sloped, ROWS=ROWS, COLUMNS=COLUMNS,
         )  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from model.decoder import Decoder
-from model.kernels import usable
+from model.kernels import launch, usable
 
 ROWS, COLUMNS, SHARE, STAGES, WARPS = 64, 128, 32, 3, 4
 """Points that a program works on, outputs and inputs of a layer that it multiplies at a time, how many of the
@@ -115,7 +115,8 @@ class Layers:
         by_point = points.new_empty(points.shape if sloped else 0)
         by_code = points.new_empty((*points.shape[:-1], self.length) if coded else 0)
         if count:
-            decode[(blocks,)](
+            launch(
+                decode, (blocks,),
                 points, constants, self.high, self.low, self.of_code, self.last,
                 *(self.high.new_empty(size) for size in scratch), distances, by_point, by_code,
                 count, points.shape[-2], self.fed, 1 / self.scale, OCTAVES=self.octaves, TANH=self.tanh,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from model.kernels import launch
 from model.placement import ExpectedPlacements, Placements
 from model.problems import FitSettings, Rows
 from model.trees import leaves
@@ -22,7 +23,8 @@ def looked_up(
     count, each = points.shape[:2]
     points = points.contiguous()
     distances, by_point = points.new_empty(count, each), torch.empty_like(points)
-    look_up[(count, -(-each // ROWS))](
+    launch(
+        look_up, (count, -(-each // ROWS)),
         grids, numbers.contiguous(), points, distances, by_point, each, half_width, unit,
         SIDE=grids.shape[1], ROWS=ROWS,
     )  # fmt: skip
@@ -51,7 +53,8 @@ def judged(
         *(origin, turn, rows.points, rows.offsets, rows.lower, rows.upper, rows.weights),
         *(rows.only_in_ball, *leaves(placements), *leaves(expected)),
     )
-    judge[(len(cost),)](
+    launch(
+        judge, (len(cost),),
         grids, *(part.contiguous() for part in numbers), cost, len(rows), half_width, unit, settings.huber,
         settings.placement_weight, settings.placement_tail, settings.prior_weight / settings.rotation_std**2,
         SIDE=grids.shape[1], ROWS=ROWS,

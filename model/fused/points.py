@@ -10,6 +10,8 @@ from math import sqrt
 import torch
 from torch import Tensor
 
+from model.kernels import launch
+
 CELLS = 50_000_000
 """Pairs of a point and a group of points that are looked at at a time."""
 
@@ -40,11 +42,11 @@ def _numbers(points: Tensor, others: Tensor, count: int, groups: int, width: int
     rows, size, chosen = len(others), len(points), min(count, groups)
     least = others.new_empty((rows, groups), dtype=torch.float32)
     blocks = -(-rows // ROWS), -(-groups // COLUMNS)
-    least_of_groups[blocks](points, others, least, rows, size, groups, ROWS=ROWS, COLUMNS=COLUMNS)
+    launch(least_of_groups, blocks, points, others, least, rows, size, groups, ROWS=ROWS, COLUMNS=COLUMNS)
     some = least.topk(chosen, largest=False, sorted=False).indices
     squares = others.new_empty((rows, chosen * width), dtype=torch.float32)
     blocks = rows, -(-squares.shape[1] // PLACES)
-    within_groups[blocks](points, others, some, squares, size, groups, chosen, width, PLACES=PLACES)
+    launch(within_groups, blocks, points, others, some, squares, size, groups, chosen, width, PLACES=PLACES)
     place = squares.topk(count, largest=False).indices
     return some.gather(1, place // width) + groups * (place % width)
 
@@ -57,7 +59,7 @@ def axes(points: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     points, numbers, found = points.contiguous(), numbers.contiguous(), points.new_empty(rows, 3)
     least, whole = points.new_empty(rows), points.new_empty(rows)  # each begins where a kernel likes it to
     blocks = (-(-rows // PATCHES),)
-    least_axes[blocks](points, numbers, found, least, whole, rows, each, ROWS=PATCHES, num_warps=1)
+    launch(least_axes, blocks, points, numbers, found, least, whole, rows, each, ROWS=PATCHES, num_warps=1)
     return found, least, whole
 
 
@@ -70,7 +72,17 @@ def off_quadrics(points: Tensor, numbers: Tensor, ridge: float) -> Tensor:
     from model.kernels.points import off_quadrics as found
 
     (rows, each), left = numbers.shape, points.new_empty(len(numbers))
-    found[(rows,)](points.contiguous(), numbers.contiguous(), left, each, ridge, COLUMNS=MEMBERS, num_warps=1)
+    launch(
+        found,
+        (rows,),
+        points.contiguous(),
+        numbers.contiguous(),
+        left,
+        each,
+        ridge,
+        COLUMNS=MEMBERS,
+        num_warps=1,
+    )
     return left
 
 
@@ -84,7 +96,7 @@ def _voxels(points: Tensor, edge: Tensor) -> Tensor:
 
     numbers = points.new_empty(len(points), dtype=torch.long)
     box = torch.stack(points.aminmax(dim=0))
-    found[(-(-len(points) // PLACES),)](points, box, numbers, len(points), edge, ROWS=PLACES)
+    launch(found, (-(-len(points) // PLACES),), points, box, numbers, len(points), edge, ROWS=PLACES)
     return numbers
 
 
@@ -95,7 +107,16 @@ def thinned(points: Tensor, cell: float) -> Tensor:
     points, edge = points.contiguous(), points.new_full((1,), cell)
     numbers, order = _voxels(points, edge).sort(stable=True)
     chosen = points.new_zeros(len(points), dtype=torch.uint8)
-    thin[(-(-len(points) // PATCHES),)](
-        points, numbers, order, chosen, len(points), edge, ROWS=PATCHES, num_warps=1
+    launch(
+        thin,
+        (-(-len(points) // PATCHES),),
+        points,
+        numbers,
+        order,
+        chosen,
+        len(points),
+        edge,
+        ROWS=PATCHES,
+        num_warps=1,
     )
     return chosen.nonzero().squeeze(1)

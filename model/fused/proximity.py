@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from model.kernels import launch
+
 BITS, WIDTH = 8, 32
 """Of the coordinates by which faces come into groups, and how many are one; so many groups are again one."""
 
@@ -26,16 +28,17 @@ def nearest(vertices: Tensor, faces: Tensor, points: Tensor) -> tuple[Tensor, Te
     size = (high - low).amax()
     frame, count = torch.cat([low, size[None]]), len(faces)
     corners, code = points.new_empty(count, 9), points.new_empty(count, dtype=torch.int32)
-    place[(-(-count // ROWS),)](vertices, faces, frame, corners, code, count, BITS=BITS, ROWS=ROWS)
+    launch(place, (-(-count // ROWS),), vertices, faces, frame, corners, code, count, BITS=BITS, ROWS=ROWS)
     order = code.argsort()
     order = torch.cat([order, order[-1:].expand(-count % WIDTH**2)])
     balls = points.new_empty(len(order) // WIDTH, 4)
-    bound[(len(balls),)](corners, order, balls, WIDTH=WIDTH, num_warps=1)
+    launch(bound, (len(balls),), corners, order, balls, WIDTH=WIDTH, num_warps=1)
     scaled = (points - low) / size
     squares, where = points.new_empty(len(points)), torch.empty_like(scaled)
     found = torch.empty_like(squares, dtype=torch.long)
     larger = _larger(balls)
-    search[(len(points),)](
+    launch(
+        search, (len(points),),
         scaled, corners, order, balls, larger, squares, found, where, len(larger),
         SLACK=SLACK, WIDTH=WIDTH, num_warps=1,
     )  # fmt: skip

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from model import kernels
+from model.kernels import launch
 from model.placement import Placements
 from model.problems import CodedFields, Fits, FitSettings, Linearisation, Problems
 from model.trees import mapped
@@ -42,12 +43,13 @@ def linearised(fields: CodedFields, problems: Problems, settings: FitSettings) -
     points, offsets = rows.points.contiguous(), rows.offsets.contiguous()
     stand = _parts(placements)
     inside = torch.empty_like(points)
-    step.place[grid](points, offsets, *stand, inside, each, ROWS=ROWS)
+    launch(step.place, grid, points, offsets, *stand, inside, each, ROWS=ROWS)
     distances, by_code, by_point = fields.distance_and_gradients(problems.codes, inside)
     jacobian = points.new_empty((count, each, columns), dtype=torch.float16)
     sums = points.new_empty(count, 3, blocks)
     freedom, huber = problems.freedom.contiguous(), problems.huber.contiguous()
-    step.weigh[grid](
+    launch(
+        step.weigh, grid,
         points, offsets, rows.lower.contiguous(), rows.upper.contiguous(), rows.weights.contiguous(),
         rows.only_in_ball.contiguous(), *stand, freedom, huber, distances.contiguous(), by_code.contiguous(),
         by_point.contiguous(), jacobian, sums, each, SCALE_UP,
@@ -56,7 +58,8 @@ def linearised(fields: CodedFields, problems: Problems, settings: FitSettings) -
     cost, residual = points.new_empty(count), points.new_empty(count)
     gradient, hessian = points.new_empty(count, size), points.new_empty(count, size, size)
     prior = problems.prior
-    step.assemble[(count, -(-size // BLOCK))](
+    launch(
+        step.assemble, (count, -(-size // BLOCK)),
         products(jacobian), sums, problems.codes.contiguous(), prior.mean.contiguous(),
         prior.precision.contiguous(), *stand, *_parts(expected.placements), expected.deviation.contiguous(),
         freedom, cost, gradient, hessian, residual, blocks, SCALE_UP**-2, settings.prior_weight / length,
@@ -83,7 +86,8 @@ def solved(
     there = Placements(*(torch.empty_like(part) for part in _parts(placements)))
     moved, works = torch.empty_like(codes), codes.new_empty(count, dtype=torch.int8)
     promised, move = codes.new_empty(count), torch.empty_like(model.gradient)
-    step.solve[(count,)](
+    launch(
+        step.solve, (count,),
         model.hessian, model.gradient, damping, codes, *_parts(placements), problems.freedom.contiguous(),
         codes.new_empty(count, edge, edge), codes.new_empty(count, edge, BLOCK), move, works, promised, moved,
         *_parts(there), LENGTH=length, EDGE=edge, ROWS=_power(edge),
@@ -98,9 +102,10 @@ def settled(now: Fits, new: Fits, works: Tensor, promised: Tensor, steps: Tensor
     after = mapped(torch.empty_like, now)
     count, size = now.model.gradient.shape
     old, then, made = now.model, new.model, after.model
-    pairs = [(now.codes, new.codes), (old.gradient, then.gradient), (old.hessian, then.hessian)]
+    pairs = [(now.codes.contiguous(), new.codes), (old.gradient, then.gradient), (old.hessian, then.hessian)]
     pairs += list(zip(_parts(now.placements), _parts(new.placements), strict=True))
-    step.settle[(count, -(-size * size // SETTLED))](
+    launch(
+        step.settle, (count, -(-size * size // SETTLED)),
         old.cost, then.cost, promised, works, now.damping, now.raised, now.converged, now.steps_taken, steps,
         old.residual, then.residual, *(part for pair in pairs for part in pair),
         made.cost, after.damping, after.raised, after.converged, after.steps_taken, made.residual,

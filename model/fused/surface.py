@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from model.kernels import launch
+
 ROWS = 256
 """Cells that a program works on."""
 
@@ -24,7 +26,8 @@ def halved(
     size, cells = (2 * planes, 2 * edge, 2 * edge), planes * edge * edge
     finer = values.new_empty(size)
     sure, wanted = (torch.empty(size, dtype=torch.bool, device=values.device) for _ in range(2))
-    halve[(-(-cells // ROWS),)](
+    launch(
+        halve, (-(-cells // ROWS),),
         values, exact.view(torch.int8), finer, sure.view(torch.int8), wanted.view(torch.int8), planes, edge,
         bend, steep, least, ROWS=ROWS,
     )  # fmt: skip

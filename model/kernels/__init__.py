@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from functools import cache
+from typing import Any
 
 import torch
 
@@ -21,6 +23,13 @@ def usable(device: torch.device) -> bool:
     return device.type == "cuda" and not _given_up and _compiles(device)
 
 
+def launch(kernel: Any, blocks: tuple[int, ...], *arguments: Any, **sizes: Any) -> None:
+    """Run a kernel in so many blocks on the device of its first argument, whichever is the current one."""
+    device = arguments[0].device
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        kernel[blocks](*arguments, **sizes)
+
+
 def give_up(error: BaseException) -> None:
     """Use no kernel any more: one could not be compiled, or could not run."""
     logger.warning("no kernels are used, so completions take longer: %s", error)
@@ -36,9 +45,8 @@ def _compiles(device: torch.device) -> bool:
         from model.kernels.step import place
 
         one = torch.zeros(9, device=device)
-        with torch.cuda.device(device):
-            place[(1, 1)](one, one, one, one, one, torch.empty_like(one), 1, ROWS=16)
-            torch.cuda.synchronize()
+        launch(place, (1, 1), one, one, one, one, one, torch.empty_like(one), 1, ROWS=16)
+        torch.cuda.synchronize(device)
     except Exception as error:
         logger.warning("no kernel can be compiled, so completions take longer: %s", error)
         return False

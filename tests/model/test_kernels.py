@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -305,3 +305,30 @@ def test_after_one_that_failed_no_kernel_is_used(
         kernels.give_up(RuntimeError("out of shared memory"))
     assert not kernels.usable(torch.device("cuda"))
     assert "out of shared memory" in caplog.text
+
+
+def test_a_kernel_runs_where_its_first_argument_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton would take the current device, whatever the arguments are on."""
+    there, entered = torch.device("cuda:1"), []
+
+    class Guard:
+        def __init__(self, device: torch.device) -> None:
+            self.device = device
+
+        def __enter__(self) -> None:
+            entered.append(self.device)
+
+        def __exit__(self, *_: object) -> None: ...
+
+    class Elsewhere:
+        device = there
+
+    monkeypatch.setattr(torch.cuda, "device", Guard)
+    launched = []
+
+    class Kernel:
+        def __getitem__(self, blocks: tuple[int, ...]) -> Callable[..., None]:
+            return lambda *arguments, **sizes: launched.append((blocks, sizes, [*entered]))
+
+    kernels.launch(Kernel(), (3,), Elsewhere(), ROWS=4)
+    assert launched == [((3,), {"ROWS": 4}, [there])]
