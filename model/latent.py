@@ -325,12 +325,10 @@ class LevenbergMarquardt:
         If it raises, nothing has changed.
         """
         if self._replays:
-            begun = self._fits is not None
-            made = (
-                self._replayed(self._stepped_and_told, self._state)
-                if begun
-                else self._replayed(self._begun_and_stepped, self._problems)
-            )
+            if self._fits is None:
+                made = self._replayed(self._begun_and_stepped, self._problems)
+            else:
+                made = self._replayed(self._stepped_and_told, self._state)
             self._set(made.fits, _Told(made.told))
             return
         state = self._state
