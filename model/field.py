@@ -6,7 +6,6 @@ through what was observed (`CorrectedField`). Knows no observation and no mesh.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -60,15 +59,6 @@ class DecodedField:
         """Signed distances (N,) and their gradients (N, 3) at (N, 3) points."""
         distances, gradients = self.decoder.distance_and_normals(self.code[None], points[None])
         return distances[0], gradients[0]
-
-
-def with_gradient(evaluate: Callable[[Tensor], Tensor], points: Tensor) -> tuple[Tensor, Tensor]:
-    """Values (N,) and gradients (N, 3) of a function in which each point stands alone."""
-    with torch.enable_grad():
-        points = points.detach().requires_grad_()
-        values = evaluate(points)
-        (gradient,) = torch.autograd.grad(values.sum(), [points])
-    return values.detach(), gradient
 
 
 def at_a_time(device: torch.device, few: int, many: int) -> int:

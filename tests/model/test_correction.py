@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import trimesh
+from fields import TorchField
 from shapes import SignedDistance, ball_points, box, gradient, sphere, surface_points
 from torch import Tensor
 
@@ -25,7 +25,6 @@ from model.correction import (
     kernel,
     wendland,
 )
-from model.field import with_gradient
 from model.placement import Placements
 from model.problems import BACKGROUND, FREE, OUTSIDE, SURFACE, Rows
 from model.surface import extract_surface
@@ -33,22 +32,6 @@ from model.surface import extract_surface
 CPU = torch.device("cpu")
 FAR = REACHES[0]
 RADIUS = 0.6
-
-
-@dataclass(frozen=True)
-class TorchField:
-    """A field that torch computes."""
-
-    evaluate: Callable[[Tensor], Tensor]
-    lipschitz: float = 1.0
-    bend: float = 1.0
-    device: torch.device = CPU
-
-    def distance(self, points: Tensor) -> Tensor:
-        return self.evaluate(points)
-
-    def distance_and_gradient(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        return with_gradient(self.evaluate, points)
 
 
 BALL = TorchField(lambda points: points.norm(dim=1) - RADIUS)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
+from fields import TorchField
 from torch import Tensor
 
 from model import surface
@@ -16,22 +16,6 @@ from model.surface import HALF_WIDTH, zero_level
 
 os.environ["TRITON_INTERPRET"] = "1"  # looked at when Triton is imported
 pytest.importorskip("triton")
-
-
-CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True)
-class Known:
-    """A field that torch computes, no steeper than a distance and not bent more sharply."""
-
-    distance: Callable[[Tensor], Tensor]
-    lipschitz: float = 1.0
-    bend: float = 1.0
-    device: torch.device = CPU
-
-    def distance_and_gradient(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
 
 
 def torus(points: Tensor) -> Tensor:
@@ -57,12 +41,12 @@ def test_the_mesh_is_that_of_the_dense_grid(
 ) -> None:
     monkeypatch.setattr(surface, "SLAB_VALUES", (slab, slab))
     try:
-        expected = zero_level(Known(field), 50, dense=True)
+        expected = zero_level(TorchField(field), 50, dense=True)
     except surface.NoSurface:
         with pytest.raises(surface.NoSurface):
-            zero_level(Known(field), 50)
+            zero_level(TorchField(field), 50)
         return
-    found = zero_level(Known(field), 50)
+    found = zero_level(TorchField(field), 50)
     assert np.array_equal(found.vertices, expected.vertices)
     assert np.array_equal(found.faces, expected.faces)
     assert found.evaluations < 0.6 * expected.evaluations
@@ -72,7 +56,7 @@ def test_the_mesh_is_that_of_the_dense_grid(
 def test_corners_are_bounded_as_on_a_cpu_and_no_worse_where_that_does_not_look(
     lipschitz: float, bend: float
 ) -> None:
-    field = Known(torus, lipschitz, bend)
+    field = TorchField(torus, lipschitz, bend)
     sampler = surface._Sampler.of(field, lambda: None)
     coarse = surface._evaluated(sampler, 14, 0, 15, 15, None)
     least = 1e-3 * coarse.cell
@@ -93,7 +77,7 @@ def test_corners_are_bounded_as_on_a_cpu_and_no_worse_where_that_does_not_look(
 
 def test_a_grid_may_be_of_one_slab_that_is_thicker_than_long() -> None:
     """What the kernel is told of sizes is told apart: planes, and corners along an edge."""
-    field = Known(torus)
+    field = TorchField(torus)
     sampler = surface._Sampler.of(field, lambda: None)
     coarse = surface._evaluated(sampler, 5, 1, 6, 6, None)
     assert coarse.values.shape == (6, 7, 7)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from fields import TorchField
 from shapes import SignedDistance, box, gradient, sphere, torus
 from torch import Tensor
 
 from model.checkpoint import load_checkpoint
-from model.field import with_gradient
 from model.surface import (
     HALF_WIDTH,
     Extraction,
@@ -27,22 +27,6 @@ from model.surface import (
 
 CPU = torch.device("cpu")
 SOLIDS = {"sphere": sphere(0.8), "box": box(0.42, 0.61, 0.5), "torus": torus(0.6, 0.2)}
-
-
-@dataclass(frozen=True)
-class TorchField:
-    """A field that torch computes."""
-
-    evaluate: Callable[[Tensor], Tensor]
-    lipschitz: float = 1.0
-    bend: float = 1.0
-    device: torch.device = CPU
-
-    def distance(self, points: Tensor) -> Tensor:
-        return self.evaluate(points)
-
-    def distance_and_gradient(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        return with_gradient(self.evaluate, points)
 
 
 @dataclass(frozen=True)
