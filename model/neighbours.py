@@ -117,9 +117,8 @@ def least_axes(points: ArrayLike | Tensor, numbers: Indices | Tensor) -> tuple[T
     numbers = torch.as_tensor(numbers, device=points.device)
     if usable(points.device):
         return fused_points.axes(points, numbers)
-    around = points.T.contiguous()[
-        :, numbers
-    ]  # (3, B, K): a CPU finds three rows sooner than as many columns
+    # Of three rows a CPU finds points sooner than of as many columns.
+    around = points.T.contiguous()[:, numbers]  # (3, B, K)
     around -= around.mean(dim=2, keepdim=True)
     patches = around.transpose(0, 1)  # (B, 3, K)
     covariance = torch.bmm(patches, patches.mT) / around.shape[2]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from model.decoder import Decoder
-from model.kernels import launch, usable
+from model.kernels import launch, power_of_two, usable
 
 ROWS, COLUMNS, SHARE, STAGES, WARPS = 64, 128, 32, 3, 4
 """Points that a program works on, outputs and inputs of a layer that it multiplies at a time, how many of the
@@ -68,7 +68,7 @@ class Layers:
         spec, last = decoder.spec, decoder.last
         self.octaves, self.tanh, depth = spec.octaves, spec.tanh, spec.depth
         self.length, self.fed = spec.code_length, sum(1 << layer for layer in spec.fed)
-        width, encoded = _power(spec.width), _power(spec.point_features)
+        width, encoded = power_of_two(spec.width, SHARE), power_of_two(spec.point_features, SHARE)
         weights = last.weight.new_zeros(depth, width + encoded, width)
         of_code = last.weight.new_zeros(depth, width, spec.code_length)
         bias = last.weight.new_zeros(depth, width)
@@ -85,7 +85,7 @@ class Layers:
         self.scale = 2.0 ** int((LARGEST / weights.abs().max().clamp(min=1e-9)).log2())
         self.high = (self.scale * weights).half()
         self.low = (self.scale * weights - self.high.float()).half()
-        short = _power(spec.code_length) - spec.code_length
+        short = power_of_two(spec.code_length, SHARE) - spec.code_length
         self.of_code = torch.nn.functional.pad(of_code.mT, (0, 0, 0, short)).half().contiguous()
         self.by_code, self.bias = of_code.flatten(0, 1).T.contiguous(), bias.flatten()
         self.last = torch.nn.functional.pad(last.weight[0], (0, width - spec.width))
@@ -133,8 +133,3 @@ def _processors(device: torch.device) -> int:
     if device.type != "cuda":
         return 1
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
-
-
-def _power(size: int) -> int:
-    """The least power of two that is not below, and that `SHARE` divides."""
-    return max(SHARE, 1 << (size - 1).bit_length())

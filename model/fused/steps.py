@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from model import kernels
-from model.kernels import launch
+from model.kernels import launch, power_of_two
 from model.placement import Placements
 from model.problems import CodedFields, Fits, FitSettings, Linearisation, Problems
 from model.trees import mapped
@@ -53,7 +53,7 @@ def linearised(fields: CodedFields, problems: Problems, settings: FitSettings) -
         points, offsets, rows.lower.contiguous(), rows.upper.contiguous(), rows.weights.contiguous(),
         rows.only_in_ball.contiguous(), *stand, freedom, huber, distances.contiguous(), by_code.contiguous(),
         by_point.contiguous(), jacobian, sums, each, SCALE_UP,
-        LENGTH=length, CODE=_power(length), COLUMNS=columns, ROWS=ROWS,
+        LENGTH=length, CODE=power_of_two(length, BLOCK), COLUMNS=columns, ROWS=ROWS,
     )  # fmt: skip
     cost, residual = points.new_empty(count), points.new_empty(count)
     gradient, hessian = points.new_empty(count, size), points.new_empty(count, size, size)
@@ -64,7 +64,7 @@ def linearised(fields: CodedFields, problems: Problems, settings: FitSettings) -
         prior.precision.contiguous(), *stand, *_parts(expected.placements), expected.deviation.contiguous(),
         freedom, cost, gradient, hessian, residual, blocks, SCALE_UP**-2, settings.prior_weight / length,
         settings.placement_weight, settings.placement_tail, settings.prior_weight / settings.rotation_std**2,
-        LENGTH=length, COLUMNS=columns, WIDTH=_power(size),
+        LENGTH=length, COLUMNS=columns, WIDTH=power_of_two(size, BLOCK),
     )  # fmt: skip
     return Linearisation(cost, gradient, hessian, residual)
 
@@ -90,7 +90,7 @@ def solved(
         step.solve, (count,),
         model.hessian, model.gradient, damping, codes, *_parts(placements), problems.freedom.contiguous(),
         codes.new_empty(count, edge, edge), codes.new_empty(count, edge, BLOCK), move, works, promised, moved,
-        *_parts(there), LENGTH=length, EDGE=edge, ROWS=_power(edge),
+        *_parts(there), LENGTH=length, EDGE=edge, ROWS=power_of_two(edge, BLOCK),
     )  # fmt: skip
     return works, promised, moved, there
 
@@ -123,8 +123,3 @@ def _parts(placements: Placements) -> tuple[Tensor, Tensor, Tensor]:
 def _rounded(size: int) -> int:
     """The least multiple of `BLOCK` that is not below."""
     return -(-size // BLOCK) * BLOCK
-
-
-def _power(size: int) -> int:
-    """The least power of two that is not below."""
-    return max(BLOCK, 1 << (size - 1).bit_length())

@@ -30,6 +30,11 @@ def launch(kernel: Any, blocks: tuple[int, ...], *arguments: Any, **sizes: Any) 
         kernel[blocks](*arguments, **sizes)
 
 
+def power_of_two(size: int, least: int) -> int:
+    """The least one that is below neither: so many numbers a program can hold."""
+    return max(least, 1 << (size - 1).bit_length())
+
+
 def give_up(error: BaseException) -> None:
     """Use no kernel any more: one could not be compiled, or could not run."""
     logger.warning("no kernels are used, so completions take longer: %s", error)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from model.kernels.vectors import dot, squared
+
 
 @triton.jit(do_not_specialize=["count", "size", "groups"])
 def least_of_groups(
@@ -31,7 +33,7 @@ def least_of_groups(
         at = first + column
         there = (column < groups) & (at < size)
         to_x, to_y, to_z = _point(points, at, there)
-        squares = _squares(x[:, None], y[:, None], z[:, None], to_x[None, :], to_y[None, :], to_z[None, :])
+        squares = squared(x[:, None] - to_x[None, :], y[:, None] - to_y[None, :], z[:, None] - to_z[None, :])
         nearest = tl.minimum(nearest, tl.where(there[None, :], squares, float("inf")))
     place = least + row[:, None] * groups + column[None, :]
     tl.store(place, nearest.to(tl.float32), mask=exists[:, None] & (column < groups)[None, :])
@@ -57,7 +59,7 @@ def within_groups(
     there = wanted & (at < size)
     x, y, z = tl.load(others + row * 3), tl.load(others + row * 3 + 1), tl.load(others + row * 3 + 2)
     to_x, to_y, to_z = _point(points, at, there)
-    found = tl.where(there, _squares(x, y, z, to_x, to_y, to_z), float("inf"))
+    found = tl.where(there, squared(x - to_x, y - to_y, z - to_z), float("inf"))
     tl.store(squares + row * chosen * width + place, found.to(tl.float32), mask=wanted)
 
 
@@ -118,14 +120,14 @@ def off_quadrics(
     reach = 0.0 * x + 1e-300
     for first in range(0, each, COLUMNS):
         px, py, pz, exists = _members(points, numbers, first + member, each, x, y, z)
-        u, v = _dot(px, py, pz, ax, ay, az), _dot(px, py, pz, bx, by, bz)
+        u, v = dot(px, py, pz, ax, ay, az), dot(px, py, pz, bx, by, bz)
         reach = tl.maximum(reach, tl.max(tl.maximum(tl.abs(u), tl.abs(v))))
     row, column = tl.arange(0, 8)[:, None], tl.arange(0, 8)[None, :]
     sums = tl.where((row == column) & (row < 6), ridge * each + 0.0 * x, 0.0 * x)
     for first in range(0, each, COLUMNS):
         px, py, pz, exists = _members(points, numbers, first + member, each, x, y, z)
-        u, v = _dot(px, py, pz, ax, ay, az) / reach, _dot(px, py, pz, bx, by, bz) / reach
-        w = _dot(px, py, pz, nx, ny, nz)
+        u, v = dot(px, py, pz, ax, ay, az) / reach, dot(px, py, pz, bx, by, bz) / reach
+        w = dot(px, py, pz, nx, ny, nz)
         tall, wide = _terms(u, v, w, exists, row), _terms(u, v, w, exists, column)
         sums += tl.sum(tall * wide, 2)
     for term in tl.static_range(6):  # elimination of the quadric's terms leaves what they do not explain
@@ -187,7 +189,7 @@ def thin(
     while tl.max(inside.to(tl.int32), 0) > 0:
         number = tl.load(order + at, mask=inside, other=0)
         px, py, pz = _point(points, number, inside)
-        off = tl.floor(1e6 * tl.sqrt(_squares(px, py, pz, x, y, z)) / tl.load(cell) + 0.5)
+        off = tl.floor(1e6 * tl.sqrt(squared(px - x, py - y, pz - z)) / tl.load(cell) + 0.5)
         nearer = inside & ((off < least) | ((off == least) & (px < first)))
         best = tl.where(nearer, number, best)
         least, first = tl.where(nearer, off, least), tl.where(nearer, px, first)
@@ -235,22 +237,22 @@ def _least_axis(xx, xy, xz, yy, yz, zz):
     for _ in tl.static_range(6):
         cosine, sine, change = _turn(xx, yy, xy)
         xx, yy, xy = xx - change, yy + change, none
-        xz, yz = cosine * xz - sine * yz, sine * xz + cosine * yz
-        a, d = cosine * a - sine * d, sine * a + cosine * d
-        b, e = cosine * b - sine * e, sine * b + cosine * e
-        c, f = cosine * c - sine * f, sine * c + cosine * f
+        xz, yz = _turned(xz, yz, cosine, sine)
+        a, d = _turned(a, d, cosine, sine)
+        b, e = _turned(b, e, cosine, sine)
+        c, f = _turned(c, f, cosine, sine)
         cosine, sine, change = _turn(xx, zz, xz)
         xx, zz, xz = xx - change, zz + change, none
-        xy, yz = cosine * xy - sine * yz, sine * xy + cosine * yz
-        a, g = cosine * a - sine * g, sine * a + cosine * g
-        b, h = cosine * b - sine * h, sine * b + cosine * h
-        c, i = cosine * c - sine * i, sine * c + cosine * i
+        xy, yz = _turned(xy, yz, cosine, sine)
+        a, g = _turned(a, g, cosine, sine)
+        b, h = _turned(b, h, cosine, sine)
+        c, i = _turned(c, i, cosine, sine)
         cosine, sine, change = _turn(yy, zz, yz)
         yy, zz, yz = yy - change, zz + change, none
-        xy, xz = cosine * xy - sine * xz, sine * xy + cosine * xz
-        d, g = cosine * d - sine * g, sine * d + cosine * g
-        e, h = cosine * e - sine * h, sine * e + cosine * h
-        f, i = cosine * f - sine * i, sine * f + cosine * i
+        xy, xz = _turned(xy, xz, cosine, sine)
+        d, g = _turned(d, g, cosine, sine)
+        e, h = _turned(e, h, cosine, sine)
+        f, i = _turned(f, i, cosine, sine)
     first, second = (xx <= yy) & (xx <= zz), yy <= zz
     return (
         tl.where(first, a, tl.where(second, d, g)),
@@ -269,6 +271,12 @@ def _turn(pp, qq, pq):
     tangent = tl.where(none, 0.0, tangent)
     cosine = 1 / tl.sqrt(tangent * tangent + 1)
     return cosine, tangent * cosine, tangent * pq
+
+
+@triton.jit
+def _turned(p, q, cosine, sine):
+    """Two coordinates after that turn."""
+    return cosine * p - sine * q, sine * p + cosine * q
 
 
 @triton.jit
@@ -291,14 +299,3 @@ def _point(points, number, exists):
     y = tl.load(points + number * 3 + 1, mask=exists, other=0.0)
     z = tl.load(points + number * 3 + 2, mask=exists, other=0.0)
     return x, y, z
-
-
-@triton.jit
-def _squares(x, y, z, to_x, to_y, to_z):
-    x, y, z = x - to_x, y - to_y, z - to_z
-    return x * x + y * y + z * z
-
-
-@triton.jit
-def _dot(ax, ay, az, bx, by, bz):
-    return ax * bx + ay * by + az * bz

@@ -8,6 +8,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from model.kernels.vectors import dot, squared
+
 
 @triton.jit(do_not_specialize=["count"])
 def place(
@@ -56,8 +58,8 @@ def bound(
     ax, ay, az, bx, by, bz, cx, cy, cz = _triangle(at)
     one = corners + tl.load(order + group * WIDTH + WIDTH // 2) * 9
     x, y, z = _mean(one), _mean(one + 1), _mean(one + 2)
-    reach = tl.maximum(_squared(ax - x, ay - y, az - z), _squared(bx - x, by - y, bz - z))
-    reach = tl.sqrt(tl.max(tl.maximum(reach, _squared(cx - x, cy - y, cz - z)), 0))
+    reach = tl.maximum(squared(ax - x, ay - y, az - z), squared(bx - x, by - y, bz - z))
+    reach = tl.sqrt(tl.max(tl.maximum(reach, squared(cx - x, cy - y, cz - z)), 0))
     tl.store(balls + group * 4, x)
     tl.store(balls + group * 4 + 1, y)
     tl.store(balls + group * 4 + 2, z)
@@ -84,7 +86,7 @@ def search(
     off = tl.full([WIDTH], float("inf"), tl.float64)
     for first in range(0, many * WIDTH, WIDTH):  # the centres of their balls are on the mesh
         ball = balls + (first + member) * 4
-        off = tl.minimum(off, _squared(x - tl.load(ball), y - tl.load(ball + 1), z - tl.load(ball + 2)))
+        off = tl.minimum(off, squared(x - tl.load(ball), y - tl.load(ball + 1), z - tl.load(ball + 2)))
     least = tl.sqrt(tl.min(off, 0)) * (1 + SLACK) + SLACK  # with what is rounded
     least, best = least * least, tl.load(order)
     for large in range(many):
@@ -110,7 +112,7 @@ def search(
 def _reached(ball, x, y, z, squares):
     """Whether a ball is as near to a point as the square of a distance says."""
     near = tl.sqrt(squares) + tl.load(ball + 3)
-    return _squared(x - tl.load(ball), y - tl.load(ball + 1), z - tl.load(ball + 2)) <= near * near
+    return squared(x - tl.load(ball), y - tl.load(ball + 1), z - tl.load(ball + 2)) <= near * near
 
 
 @triton.jit
@@ -122,51 +124,41 @@ def _nearest_on_triangle(x, y, z, ax, ay, az, bx, by, bz, cx, cy, cz):
     px, py, pz = x - ax, y - ay, z - az  # all from the first corner on
     bx, by, bz = bx - ax, by - ay, bz - az
     cx, cy, cz = cx - ax, cy - ay, cz - az
-    share = _share(_dot(px, py, pz, bx, by, bz), _dot(bx, by, bz, bx, by, bz))
+    share = _share(dot(px, py, pz, bx, by, bz), dot(bx, by, bz, bx, by, bz))
     at_x, at_y, at_z = share * bx, share * by, share * bz
-    off = _squared(px - at_x, py - at_y, pz - at_z)
-    share = _share(_dot(px, py, pz, cx, cy, cz), _dot(cx, cy, cz, cx, cy, cz))
-    other = _squared(px - share * cx, py - share * cy, pz - share * cz)
+    off = squared(px - at_x, py - at_y, pz - at_z)
+    share = _share(dot(px, py, pz, cx, cy, cz), dot(cx, cy, cz, cx, cy, cz))
+    other = squared(px - share * cx, py - share * cy, pz - share * cz)
     nearer = other < off
     at_x = tl.where(nearer, share * cx, at_x)
     at_y = tl.where(nearer, share * cy, at_y)
     at_z = tl.where(nearer, share * cz, at_z)
     off = tl.minimum(off, other)
     ex, ey, ez = cx - bx, cy - by, cz - bz
-    share = _share(_dot(px - bx, py - by, pz - bz, ex, ey, ez), _dot(ex, ey, ez, ex, ey, ez))
+    share = _share(dot(px - bx, py - by, pz - bz, ex, ey, ez), dot(ex, ey, ez, ex, ey, ez))
     ex, ey, ez = bx + share * ex, by + share * ey, bz + share * ez
-    other = _squared(px - ex, py - ey, pz - ez)
+    other = squared(px - ex, py - ey, pz - ez)
     nearer = other < off
     at_x, at_y, at_z = tl.where(nearer, ex, at_x), tl.where(nearer, ey, at_y), tl.where(nearer, ez, at_z)
     nx, ny, nz = by * cz - bz * cy, bz * cx - bx * cz, bx * cy - by * cx
     rx, ry, rz = py * nz - pz * ny, pz * nx - px * nz, px * ny - py * nx
     area, of_b, of_c = (
-        _dot(nx, ny, nz, nx, ny, nz),
-        -_dot(cx, cy, cz, rx, ry, rz),
-        _dot(bx, by, bz, rx, ry, rz),
+        dot(nx, ny, nz, nx, ny, nz),
+        -dot(cx, cy, cz, rx, ry, rz),
+        dot(bx, by, bz, rx, ry, rz),
     )
     inside = (of_b > 0) & (of_c > 0) & (of_b + of_c < area)  # barycentric coordinates, times the area
     of_b, of_c = of_b / tl.where(inside, area, 1.0), of_c / tl.where(inside, area, 1.0)
     at_x = tl.where(inside, of_b * bx + of_c * cx, at_x)
     at_y = tl.where(inside, of_b * by + of_c * cy, at_y)
     at_z = tl.where(inside, of_b * bz + of_c * cz, at_z)
-    return _squared(px - at_x, py - at_y, pz - at_z), ax + at_x, ay + at_y, az + at_z
+    return squared(px - at_x, py - at_y, pz - at_z), ax + at_x, ay + at_y, az + at_z
 
 
 @triton.jit
 def _share(along, whole):
     """How far along an edge the nearest point is, from 0 to 1."""
     return tl.minimum(tl.maximum(along / tl.where(whole > 0, whole, 1.0), 0.0), 1.0)
-
-
-@triton.jit
-def _dot(ax, ay, az, bx, by, bz):
-    return ax * bx + ay * by + az * bz
-
-
-@triton.jit
-def _squared(x, y, z):
-    return x * x + y * y + z * z
 
 
 @triton.jit
